@@ -1,0 +1,124 @@
+"""Everything that this project raises on purpose.
+
+::
+
+    EdgeTrainingError
+    ├── ConfigurationError        a site file, connection or setting is wrong         never retried
+    ├── DataVerificationError     the blobs are not what the site promised
+    ├── ComputeError              the training VM is unreachable, unfit or not ours
+    ├── ServiceError              a service answered with an error (status, code)     retried when `retryable`
+    ├── RunError                  a training run ended without a usable model
+    │   ├── RunFailedError
+    │   ├── RunCanceledError
+    │   └── RunTimeoutError
+    ├── ResidencyError            something would leave, or has left, that must not   never retried
+    ├── ModelGateError            the model is not good enough to be registered
+    ├── ImageError                an image cannot be composed, pushed or pulled
+    └── DeploymentError           an image cannot be put into service
+
+A message says what happened, to which id, in which state, and what to do or where to look. It never carries a credential
+or a value from the training data.
+"""
+
+from __future__ import annotations
+
+
+class EdgeTrainingError(Exception):
+    """The root of the tree: catch it to catch whatever this project raises on purpose.
+
+    :cvar retryable: whether trying the same thing again may help. Airflow's retry policy of every task reads it.
+    """
+
+    retryable: bool = True
+
+
+class ConfigurationError(EdgeTrainingError):
+    """A site file, a connection or a setting is wrong; a person has to change it."""
+
+    retryable = False
+
+
+class DataVerificationError(EdgeTrainingError):
+    """The blobs are missing, too few, too old, too small, or their header is not the schema's."""
+
+
+class ComputeError(EdgeTrainingError):
+    """The training VM cannot be reached, is not the machine it should be, or is too small."""
+
+
+class ServiceError(EdgeTrainingError):
+    """A service answered with an error, or not at all.
+
+    :param message: the whole sentence for a person.
+    :param service: which service, in the field's words: ``"Azure ML"``, ``"blob storage"``, ``"container registry"``.
+    :param status: the HTTP status, or ``None`` when no answer came.
+    :param code: the service's own error code, such as ``"AuthorizationFailure"``, or ``None``.
+    :param retryable: whether the same request may succeed later (408, 429, 5xx, no answer).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        service: str,
+        status: int | None = None,
+        code: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.service = service
+        self.status = status
+        self.code = code
+        self.retryable = is_retryable_status(status) if retryable is None else retryable
+
+
+class RunError(EdgeTrainingError):
+    """A training run ended without a usable model.
+
+    :param message: the whole sentence for a person, with the run's own error.
+    :param run_id: the run's id in Azure ML.
+    """
+
+    def __init__(self, message: str, *, run_id: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class RunFailedError(RunError):
+    """The run ended as Failed, or ended well without the model it promised."""
+
+
+class RunCanceledError(RunError):
+    """The run was cancelled, here or by somebody else."""
+
+
+class RunTimeoutError(RunError):
+    """The run took longer than the site allows and was cancelled."""
+
+
+class ResidencyError(EdgeTrainingError):
+    """Something would leave the premises, or has left them, that must not."""
+
+    retryable = False
+
+
+class ModelGateError(EdgeTrainingError):
+    """The model's metrics are below what the site demands; it is not registered."""
+
+    retryable = False
+
+
+class ImageError(EdgeTrainingError):
+    """An image cannot be composed, pushed, pulled or started."""
+
+
+class DeploymentError(EdgeTrainingError):
+    """An image cannot be put into service; what served before still serves."""
+
+
+def is_retryable_status(status: int | None) -> bool:
+    """Tell whether a request that got this HTTP status may succeed when it is sent again.
+
+    :param status: the HTTP status, or ``None`` when no answer came (refused, reset, timed out), which may help to repeat.
+    """
+    return status is None or status in {408, 425, 429} or status >= 500
