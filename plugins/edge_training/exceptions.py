@@ -7,7 +7,7 @@
     ├── DataVerificationError     the blobs are not what the site promised
     ├── ComputeError              the training VM is unreachable, unfit or not ours
     ├── ServiceError              a service answered with an error (status, code)     retried when `retryable`
-    ├── RunError                  a training run ended without a usable model
+    ├── RunError                  a training run ended without a usable model         never retried by the task that waits
     │   ├── RunFailedError
     │   ├── RunCanceledError
     │   └── RunTimeoutError
@@ -75,9 +75,13 @@ class ServiceError(EdgeTrainingError):
 class RunError(EdgeTrainingError):
     """A training run ended without a usable model.
 
+    Asking for the same run again cannot help: another run has to be submitted.
+
     :param message: the whole sentence for a person, with the run's own error.
     :param run_id: the run's id in Azure ML.
     """
+
+    retryable = False
 
     def __init__(self, message: str, *, run_id: str) -> None:
         super().__init__(message)

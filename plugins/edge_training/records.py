@@ -287,3 +287,45 @@ class ImageReference(Record):
     def pinned(self) -> str:
         """Return the reference to deploy by: ``registry/repository@digest``."""
         return f"{self.registry}/{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True)
+class AttachedCompute(Record):
+    """A compute target as Azure ML knows it.
+
+    :param name: its name in the workspace.
+    :param address: host name or address, or ``""`` when it was attached by resource id.
+    :param port: SSH port.
+    :param resource_id: ARM resource id, or ``""`` when it was attached by address.
+    :param provisioning_state: Azure ML's own word, ``"Succeeded"`` when it can be used.
+    :param errors: what went wrong when it was attached.
+    """
+
+    name: str
+    address: str
+    port: int
+    resource_id: str
+    provisioning_state: str
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunStatus(Record):
+    """A run as Azure ML answers for it at one moment.
+
+    :param run_id: the run's id.
+    :param state: Azure ML's own word, such as ``"Running"``.
+    :param portal_url: the run's page in Azure ML Studio.
+    :param error_code: the run's own error code, or ``""``.
+    :param error_message: the run's own error, or ``""``.
+    :param started: ISO 8601, UTC, or ``""`` while it has not started.
+    :param ended: ISO 8601, UTC, or ``""`` while it has not ended.
+    """
+
+    run_id: str
+    state: str
+    portal_url: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    started: str = ""
+    ended: str = ""

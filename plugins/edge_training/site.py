@@ -65,9 +65,10 @@ def parse_duration(value: object) -> object:
     """
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not DURATION_FORM.fullmatch(value.replace(" ", "")):
+    text = value.replace(" ", "") if isinstance(value, str) else ""
+    if not DURATION_FORM.fullmatch(text):
         raise ValueError('expected a duration such as "30m", "1h30m" or "45d"')
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     return sum((timedelta(**{DURATION_UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
 
 
@@ -291,7 +292,7 @@ def _validate(path: Path, content: object) -> SiteConfig:
         return SiteConfig.model_validate(content)
     except ValidationError as error:
         lines = [f"{path.name}: {_describe(detail)}" for detail in error.errors(include_url=False)]
-        raise ConfigurationError("\n".join(lines)) from error
+        raise ConfigurationError("\n".join(lines)) from None
 
 
 def _describe(detail: ErrorDetails) -> str:

@@ -1,0 +1,10 @@
+"""One DAG per site file in ``include/sites``; what the DAG does is in ``edge_training.pipeline``.
+
+The file is not called ``edge_training.py``: both ``dags/`` and ``plugins/`` are on Python's path, and it would hide the package.
+"""
+
+from edge_training.pipeline import SITES, build_dag
+from edge_training.site import load_sites
+
+for site in load_sites(SITES):
+    globals()[site.dag_id] = build_dag(site)

@@ -1,0 +1,163 @@
+"""Pure decisions about a remote run: its name, whether to submit or to attach, what a state means.
+
+Nothing here talks to a service, so that every case can be tested by a table. The rule (see ``docs/decisions``): a run's id is chosen
+before it is submitted, from the DAG run and the attempt, so that whoever comes after a lost answer or a killed worker finds the run
+by asking for it. Missing → submit; active → attach; completed → adopt; failed or cancelled → the next attempt's id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from edge_training.exceptions import RunCanceledError, RunError, RunFailedError, RunTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_training.records import RunStatus
+
+MAXIMUM_ATTEMPTS = 100
+"""More submissions than this for one DAG run mean that something other than the run is wrong."""
+
+
+class Phase(Enum):
+    """What a run's state means for the pipeline."""
+
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+# Terminal states are data; every other state, also one that Azure ML may add, is a run that goes on, and the site's limit on training
+# time bounds how long.
+TERMINAL = {"Completed": Phase.COMPLETED, "Failed": Phase.FAILED, "Canceled": Phase.CANCELED}
+
+
+class Action(Enum):
+    """What to do about a run; the value is what stands in a :class:`~edge_training.records.RunHandle`."""
+
+    SUBMIT = "submitted"
+    ATTACH = "attached"
+    ADOPT = "adopted"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, about which run.
+
+    :param action: submit it, attach to it, or adopt its result.
+    :param run_id: the run's id.
+    :param attempt: 1 for the first submission of a DAG run.
+    """
+
+    action: Action
+    run_id: str
+    attempt: int
+
+
+def phase_of(state: str) -> Phase:
+    """Tell what a run's state means.
+
+    :param state: Azure ML's word for it.
+    """
+    return TERMINAL.get(state, Phase.ACTIVE)
+
+
+def run_key(dag_id: str, dag_run_id: str, generation: int) -> str:
+    """Return what the ids of all attempts of one DAG run begin with.
+
+    :param dag_id: the DAG's id.
+    :param dag_run_id: the DAG run's id, of any characters.
+    :param generation: changes when a person clears the task (Airflow then raises ``max_tries``), and only then: a clear is a new
+        start, a retry is not.
+    """
+    digest = hashlib.sha256(f"{dag_id}\n{dag_run_id}\n{generation}".encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', dag_id)[:80]}-{digest}"
+
+
+def run_id_of(key: str, attempt: int) -> str:
+    """Return the id of one attempt.
+
+    :param key: what :func:`run_key` returned.
+    :param attempt: 1 for the first submission of a DAG run.
+    """
+    return f"{key}-{attempt}"
+
+
+def decide(key: str, find: Callable[[str], RunStatus | None]) -> Decision:
+    """Decide what to do next for a DAG run, from what its earlier tries left in Azure ML.
+
+    :param key: what :func:`run_key` returned.
+    :param find: returns the run of an id, or ``None`` when there is none.
+    :raises RunFailedError: when :data:`MAXIMUM_ATTEMPTS` runs of this DAG run have failed.
+    """
+    for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
+        run_id = run_id_of(key, attempt)
+        found = find(run_id)
+        if found is None:
+            return Decision(Action.SUBMIT, run_id, attempt)
+        phase = phase_of(found.state)
+        if phase is Phase.ACTIVE:
+            return Decision(Action.ATTACH, run_id, attempt)
+        if phase is Phase.COMPLETED:
+            return Decision(Action.ADOPT, run_id, attempt)
+    raise RunFailedError(
+        f"{MAXIMUM_ATTEMPTS} runs of this DAG run have failed, the last is {run_id}. Correct the cause, then trigger a new DAG run.",
+        run_id=run_id,
+    )
+
+
+def error_of(status: RunStatus) -> RunError | None:
+    """Return the error that a run's end is, or ``None`` when it completed or goes on.
+
+    :param status: the run as Azure ML answers for it.
+    """
+    phase = phase_of(status.state)
+    where = f" See {status.portal_url}" if status.portal_url else ""
+    if phase is Phase.FAILED:
+        code = f" [{status.error_code}]" if status.error_code else ""
+        cause = status.error_message.strip() or "Azure ML gives no reason; the run's log may."
+        return RunFailedError(
+            f"Run {status.run_id} ended as {status.state}{code}: {cause}{where}", run_id=status.run_id
+        )
+    if phase is Phase.CANCELED:
+        return RunCanceledError(
+            f"Run {status.run_id} was cancelled, not by this task. Clear submit_experiment to train again.{where}",
+            run_id=status.run_id,
+        )
+    return None
+
+
+def timeout_error(status: RunStatus, limit: timedelta) -> RunTimeoutError:
+    """Return the error of a run that took longer than the site allows.
+
+    :param status: the run when it was given up.
+    :param limit: the site's limit.
+    """
+    return RunTimeoutError(
+        f"Run {status.run_id} was still {status.state} after {limit}, the site's training.maximum_duration, and was cancelled. "
+        f"Raise the limit or train on less. See {status.portal_url}",
+        run_id=status.run_id,
+    )
+
+
+def seconds_between(started: str, ended: str) -> float:
+    """Return the seconds from start to end, 0 when either is not known.
+
+    :param started: ISO 8601, UTC unless it says otherwise, or ``""``.
+    :param ended: likewise.
+    """
+    if not started or not ended:
+        return 0.0
+    return max(0.0, (_parse(ended) - _parse(started)).total_seconds())
+
+
+def _parse(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
