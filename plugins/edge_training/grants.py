@@ -1,0 +1,148 @@
+"""A grant: a short-lived, read-only permission for exactly the verified blobs. Pure: imports neither Airflow nor Azure.
+
+It is a JSON file on the training VM, in a folder that only the training account can read; it never travels through Azure ML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from edge_training.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_training.records import BlobManifest
+
+GRANT_VERSION = 1
+# Below the account's home directory.
+GRANT_FOLDER = ".edge-training/grants"
+MAXIMUM_LIFETIME = timedelta(days=7)
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_NAME = re.compile(r"[0-9a-f]{32}\.json")
+
+
+@dataclass(frozen=True)
+class StoredGrant:
+    """A grant that lies on the VM.
+
+    :param name: its file name.
+    :param expires: when its permission ends, or ``None`` when the file does not say.
+    """
+
+    name: str
+    expires: datetime | None
+
+
+def grant_name(dag_id: str, run_id: str) -> str:
+    """Return the file name of a DAG run's grant: the same for every try, so that a retry replaces it.
+
+    :param dag_id: the DAG's id.
+    :param run_id: the DAG run's id.
+    """
+    return hashlib.sha256(f"{dag_id}\n{run_id}".encode()).hexdigest()[:32] + ".json"
+
+
+def grant_path(home: str, name: str) -> str:
+    """Return a grant's absolute path on the VM.
+
+    :param home: the account's home directory.
+    :param name: the grant's file name.
+    """
+    return f"{home.rstrip('/')}/{GRANT_FOLDER}/{name}"
+
+
+def grant_expiry(now: datetime, lifetime: timedelta) -> datetime:
+    """Return when a grant that is made now ends, in whole seconds.
+
+    :param now: the present, with time zone.
+    :param lifetime: how long it is valid.
+    :raises ConfigurationError: when that is not more than nothing and at most a week.
+    """
+    if not timedelta(0) < lifetime <= MAXIMUM_LIFETIME:
+        raise ConfigurationError(
+            f"A grant may live for up to {MAXIMUM_LIFETIME.days} days, found {lifetime}: make it a little longer than the longest training."
+        )
+    return (now.astimezone(UTC) + lifetime).replace(microsecond=0)
+
+
+def grant_content(
+    manifest: BlobManifest, sign: Callable[[str], str], expires: datetime, *, api_version: str, ca_pem: str
+) -> bytes:
+    """Return a grant's file content.
+
+    :param manifest: the verified blobs.
+    :param sign: makes the address with permission of a blob's name.
+    :param expires: when the permissions end, with time zone.
+    :param api_version: the version that the blob store is spoken to with.
+    :param ca_pem: the authority that signed the store's certificate, or ``""`` for the VM's own authorities.
+    """
+    grant = {
+        "version": GRANT_VERSION,
+        "fingerprint": manifest.fingerprint,
+        "expires": time_text(expires),
+        "api_version": api_version,
+        "ca_pem": ca_pem,
+        "columns": list(manifest.columns),
+        "blobs": [
+            {
+                "name": blob.name,
+                "url": sign(blob.name),
+                "size": blob.size,
+                "etag": blob.etag,
+                "content_hash": blob.content_hash,
+            }
+            for blob in manifest.blobs
+        ],
+    }
+    return json.dumps(grant).encode()
+
+
+def time_text(moment: datetime) -> str:
+    """Return a moment as ISO 8601 in UTC, to the second.
+
+    :param moment: the moment, with time zone.
+    """
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+# Prints "name expires" of each grant. The moment stands among the first keys, so a grant need not be read whole; what a broken
+# connection left of an unfinished grant is removed on the way.
+LIST_GRANTS = r"""
+cd "$HOME/.edge-training/grants" 2>/dev/null || exit 0
+find . -maxdepth 1 -name '.*.tmp' -mmin +60 -exec rm -f {} +
+for file in *.json; do
+  [ -f "$file" ] || continue
+  printf '%s %s\n' "$file" "$(head -c 1000 "$file" | sed -n 's/.*"expires": "\([^"]*\)".*/\1/p')"
+done
+"""
+
+
+def parse_grants(output: str) -> list[StoredGrant]:
+    """Read what ``LIST_GRANTS`` printed; files that are not grants are left out.
+
+    :param output: lines of ``name expires``.
+    """
+    pairs = (line.partition(" ")[::2] for line in output.splitlines())
+    return [StoredGrant(name, _moment(expires.strip())) for name, expires in pairs if _NAME.fullmatch(name)]
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def over_grants(grants: list[StoredGrant], now: datetime) -> list[str]:
+    """Return the names of the grants whose permission has ended, or which do not say when it does.
+
+    :param grants: the grants on the VM.
+    :param now: the present, with time zone.
+    """
+    return [grant.name for grant in grants if grant.expires is None or grant.expires <= now]

@@ -1,0 +1,17 @@
+"""Every trigger survives the way through the database into the triggerer."""
+
+import pytest
+from airflow.sdk.module_loading import import_string
+from airflow.triggers.base import BaseTrigger
+
+from edge_training.triggers.run import RunTrigger
+
+TRIGGERS: list[BaseTrigger] = [RunTrigger("run-1", "azure_ml", 30.0, 1_800_000_000.0)]
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: type(trigger).__name__)
+def test_a_trigger_is_made_again_from_what_it_serializes_to(trigger: BaseTrigger) -> None:
+    path, arguments = trigger.serialize()
+    again = import_string(path)(**arguments)
+    assert type(again) is type(trigger)
+    assert again.serialize() == (path, arguments)
