@@ -19,7 +19,6 @@ from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAcc
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.retries import TypedRetryPolicy
-from edge_training.vm_checks import VMNeeds
 
 if TYPE_CHECKING:
     from edge_training.site import SiteConfig
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 SITES = PROJECT / "include" / "sites"
 SCRIPTS = PROJECT / "include" / "training_scripts"
+TASK_TIMEOUT = timedelta(hours=1)
 
 DOCUMENTATION = """
 ### {name}: retrains `{project}` where its data lives
@@ -77,7 +77,7 @@ def _default_args(site: SiteConfig) -> dict[str, Any]:
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=10),
         "retry_policy": TypedRetryPolicy(),
-        "execution_timeout": timedelta(hours=1),
+        "execution_timeout": TASK_TIMEOUT,
     }
 
 
@@ -90,8 +90,8 @@ def _add_tasks(site: SiteConfig) -> None:
         suffix=data_settings.suffix,
         schema_blob=data_settings.schema_blob,
         minimum_blobs=data_settings.minimum_blobs,
-        minimum_bytes=data_settings.minimum_size,
-        maximum_bytes=data_settings.maximum_size,
+        minimum_bytes=int(data_settings.minimum_size),
+        maximum_bytes=None if data_settings.maximum_size is None else int(data_settings.maximum_size),
         maximum_age=data_settings.maximum_age,
         blob_conn_id=data_settings.connection,
     )
@@ -133,6 +133,8 @@ def _add_tasks(site: SiteConfig) -> None:
         maximum_duration=training.maximum_duration,
         poll_interval=training.poll_interval,
         azure_ml_conn_id=site.azure_ml,
+        # The operator ends the run itself at the site's limit; Airflow's must come later, or the run would go on.
+        execution_timeout=training.maximum_duration + TASK_TIMEOUT,
     )
     revoke = RevokeDataAccessOperator(
         task_id="revoke_data_access", grant=grant.output, training_vm_conn_id=site.compute.connection
@@ -173,13 +175,13 @@ def _compute_task(site: SiteConfig) -> EnsureComputeAttachedOperator:
         port=compute.port,
         resource_id=compute.resource_id,
         python=compute.python,
-        needs=VMNeeds(
-            cpus=compute.needs.cpus,
-            memory_bytes=compute.needs.memory,
-            disk_bytes=compute.needs.disk,
-            gpus=compute.needs.gpus,
-            docker=compute.needs.docker,
-        ),
+        needs={
+            "cpus": compute.needs.cpus,
+            "memory_bytes": int(compute.needs.memory),
+            "disk_bytes": int(compute.needs.disk),
+            "gpus": compute.needs.gpus,
+            "docker": compute.needs.docker,
+        },
         training_vm_conn_id=compute.connection,
         blob_conn_id=site.data.connection,
         azure_ml_conn_id=site.azure_ml,

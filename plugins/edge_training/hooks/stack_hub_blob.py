@@ -16,7 +16,7 @@ from azure.core import MatchConditions
 from azure.core.credentials import AzureSasCredential
 from azure.storage.blob import BlobServiceClient, ExponentialRetry
 
-from edge_training.exceptions import ConfigurationError, DataVerificationError
+from edge_training.exceptions import ConfigurationError, DataVerificationError, ServiceError
 from edge_training.hooks.blob_account import BlobAccount, account_from_connection, sign_read_url
 from edge_training.hooks.blob_errors import BLOB_ERRORS, BlobCall, map_blob_error
 from edge_training.hooks.connections import ConnectionSettings, read_connection
@@ -33,6 +33,7 @@ DEFAULT_API_VERSION = "2019-07-07"
 _OLDEST_API_VERSION = "2019-02-02"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE_BYTES = 4 * 1024 * 1024
+_EMPTY_STATUS = 416  # there is no first byte in an empty blob
 
 # One line per request at INFO would bury what an operator says in the task's log.
 logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
@@ -200,8 +201,13 @@ class StackHubBlobHook(BaseHook):
         :param size: how many bytes at most.
         :param etag: the ETag that it must still have.
         """
-        with self._mapped(_blob(container, name)):
-            return self._download(container, name, etag, offset=0, length=size).readall()
+        try:
+            with self._mapped(_blob(container, name)):
+                return self._download(container, name, etag, offset=0, length=size).readall()
+        except ServiceError as error:
+            if error.status == _EMPTY_STATUS:
+                return b""
+            raise
 
     def hash_of(self, container: str, blob: StoredBlob) -> str:
         """Return ``"sha256:<hex>"`` or ``"md5:<hex>"``: the hash that is stored with the blob, else that of its contents.

@@ -10,14 +10,12 @@ import json
 import logging
 import os
 import posixpath
-import select
 import shlex
 import socket
 import tempfile
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -27,6 +25,7 @@ from airflow.sdk import BaseHook
 
 from edge_training.exceptions import ComputeError, ConfigurationError
 from edge_training.hooks.connections import ConnectionSettings, read_connection
+from edge_training.hooks.ssh_channel import CommandResult, reason_of, talk
 from edge_training.hooks.ssh_keys import PinnedHostKey, all_algorithms, fingerprint_of, load_private_key, parse_host_key
 from edge_training.hooks.vm_scripts import MEASURE, REACH_ADVICE, reach_script
 from edge_training.vm_checks import VMMeasurement, parse_measurement, password_weaknesses
@@ -35,28 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-_TIMED_OUT_STATUS = 124  # of coreutils' timeout
-_KILLED_STATUS = 137
+_ENDED_STATUSES = {124, 137}  # of coreutils' timeout, when it had to end the command, or to kill it
 _KILL_AFTER_SECONDS = 5
 _GRACE_SECONDS = 10
-_OUTPUT_BYTES = 4 * 1024 * 1024
 
 # Whatever goes wrong is raised as one of our errors; paramiko's thread would log its traceback as well.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """How a command on the VM ended.
-
-    :param status: its exit status.
-    :param stdout: what it printed, undecodable bytes replaced.
-    :param stderr: likewise.
-    """
-
-    status: int
-    stdout: str
-    stderr: str
 
 
 class TrainingVMHook(BaseHook):
@@ -174,22 +157,26 @@ class TrainingVMHook(BaseHook):
         :param timeout_seconds: after this it is ended on the VM too, with everything that it started in its process group.
         :raises ComputeError: when it is not over in time, the connection breaks, or it prints more than 4 MiB.
         """
-        limit = f"timeout --kill-after={_KILL_AFTER_SECONDS} {timeout_seconds:g} sh -c {shlex.quote(command)}"
+        # The shell around it turns the end by a signal into an exit status, which paramiko would not see.
+        limited = (
+            f"timeout --kill-after={_KILL_AFTER_SECONDS} {timeout_seconds:g} sh -c {shlex.quote(command)}; exit $?"
+        )
+        begin = time.monotonic()
         try:
             channel = self._login().open_session(timeout=self.LOGIN_SECONDS)
             with channel:
                 channel.settimeout(timeout_seconds + _GRACE_SECONDS)
-                channel.exec_command(limit)
-                result = _talk(channel, stdin or b"", time.monotonic() + timeout_seconds + _GRACE_SECONDS)
+                channel.exec_command(limited)
+                result = talk(channel, stdin or b"", begin + self.LOGIN_SECONDS + timeout_seconds + _GRACE_SECONDS)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise self._failure(f"lost the connection while a command ran ({_reason(error)})") from None
-        if result.status in {_TIMED_OUT_STATUS, _KILLED_STATUS}:
+            raise self._failure(f"lost the connection while a command ran ({reason_of(error)})") from None
+        if result.status in _ENDED_STATUSES and time.monotonic() - begin >= timeout_seconds:
             raise self._failure(f"did not finish a command within {timeout_seconds:g} s; it was ended there")
         return result
 
     def home(self) -> str:
         """Return the account's home directory; asked of its shell, since SFTP starts elsewhere on some servers."""
-        home = self._output('printf %s "$HOME"', "tell the account's home directory").strip()
+        home = self.output('printf %s "$HOME"', "tell the account's home directory").strip()
         if not posixpath.isabs(home):
             raise self._failure(f"gives user '{self.user}' no home directory (HOME is '{home}')")
         return home
@@ -213,7 +200,7 @@ class TrainingVMHook(BaseHook):
             f"cat >{temporary} && test $(wc -c <{temporary}) -eq {len(content)} && chmod {mode:o} {temporary} && "
             f"mv -f {temporary} {target} || {{ rm -f {temporary}; false; }}; }}"
         )
-        self._output(command, f"write '{path}'", stdin=content)
+        self.output(command, f"write '{path}'", stdin=content)
 
     def remove(self, path: str) -> bool:
         """Remove a file, and tell whether it was there.
@@ -222,7 +209,7 @@ class TrainingVMHook(BaseHook):
         """
         target = shlex.quote(path)
         return (
-            self._output(f"if [ -e {target} ]; then rm -f {target} && echo removed; fi", f"remove '{path}'").strip()
+            self.output(f"if [ -e {target} ]; then rm -f {target} && echo removed; fi", f"remove '{path}'").strip()
             != ""
         )
 
@@ -234,7 +221,7 @@ class TrainingVMHook(BaseHook):
         """
         before = time.time()
         command = f"sh -s -- {shlex.quote(python)} {shlex.quote(work_dir)}"
-        output = self._output(command, "be measured", stdin=MEASURE.encode())
+        output = self.output(command, "be measured", stdin=MEASURE.encode())
         return parse_measurement(output, before, time.time())
 
     def reach(self, url: str, ca_pem: str = "", python: str = "python3", timeout_seconds: float = 10.0) -> int:
@@ -247,14 +234,21 @@ class TrainingVMHook(BaseHook):
         :raises ComputeError: when it is not reachable from there; DNS, refused and untrusted are told apart.
         """
         script = reach_script(url, ca_pem, timeout_seconds)
-        output = self._output(f"{shlex.quote(python)} -", f"ask for {url}", stdin=script)
+        output = self.output(f"{shlex.quote(python)} -", f"ask for {url}", stdin=script)
         found = json.loads(output.strip().splitlines()[-1])
         if found["outcome"] != "reached":
             advice = REACH_ADVICE[found["outcome"]].format(detail=found["detail"])
             raise self._failure(f"cannot reach {url}: {advice}")
         return int(found["detail"])
 
-    def _output(self, command: str, what: str, stdin: bytes | None = None) -> str:
+    def output(self, command: str, what: str, stdin: bytes | None = None) -> str:
+        """Run a command that must succeed, and return what it printed.
+
+        :param command: the command, for ``sh -c``.
+        :param what: what it does, for the message: "could not <what>".
+        :param stdin: what it reads.
+        :raises ComputeError: when its exit status is not 0.
+        """
         result = self.run(command, stdin=stdin)
         if result.status:
             why = result.stderr.strip() or f"exit status {result.status}"
@@ -298,19 +292,21 @@ class TrainingVMHook(BaseHook):
         try:
             plain = socket.create_connection((self.host, self.port), timeout=self.CONNECT_SECONDS)
         except OSError as error:
-            raise self._failure(f"cannot be reached: {_reason(error)}") from None
+            raise self._failure(f"cannot be reached: {reason_of(error)}") from None
         transport = paramiko.Transport(plain)
         try:
             transport.banner_timeout = self.CONNECT_SECONDS
             transport.auth_timeout = self.LOGIN_SECONDS
             transport.get_security_options().key_types = algorithms
-            transport.start_client(timeout=self.CONNECT_SECONDS)
+            transport.start_client(timeout=self.LOGIN_SECONDS)
+            # Fails when the time was over before keys were agreed on, which paramiko passes over in silence.
+            transport.get_remote_server_key()
         except paramiko.ssh_exception.IncompatiblePeer:
             transport.close()
             return None
         except (paramiko.SSHException, OSError, EOFError) as error:
             transport.close()
-            raise self._failure(f"did not answer as an SSH server: {_reason(error)}; is this sshd's port?") from None
+            raise self._failure(f"did not answer as an SSH server: {reason_of(error)}; is this sshd's port?") from None
         return transport
 
     def _authenticate(self, transport: paramiko.Transport, key: paramiko.PKey | None) -> None:
@@ -323,45 +319,6 @@ class TrainingVMHook(BaseHook):
             self.close()
             credential = "key" if key is not None else "password"
             raise self._failure(
-                f"refused the {credential} of user '{self.user}' ({_reason(error)}): check login and {credential} of the "
+                f"refused the {credential} of user '{self.user}' ({reason_of(error)}): check login and {credential} of the "
                 "connection, and on the VM that the account exists and accepts them (~/.ssh/authorized_keys)"
             ) from None
-
-
-def _talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> CommandResult:
-    """Send standard input and collect the output until the command is over."""
-    channel.sendall(stdin)
-    channel.shutdown_write()
-    out, err = bytearray(), bytearray()
-    while True:
-        # Asked before the data is looked at: what arrives before the end is then not missed.
-        over = channel.eof_received or channel.closed
-        if channel.recv_ready():
-            out += channel.recv(65536)
-        elif channel.recv_stderr_ready():
-            err += channel.recv_stderr(65536)
-        elif over:
-            break
-        elif time.monotonic() > deadline:
-            raise TimeoutError("no answer")
-        else:
-            select.select([channel], [], [], 1.0)
-        if len(out) + len(err) > _OUTPUT_BYTES:
-            raise OSError("it printed too much")
-    status = channel.recv_exit_status()
-    if status < 0:
-        raise EOFError
-    return CommandResult(status, out.decode(errors="replace"), err.decode(errors="replace"))
-
-
-def _reason(error: Exception) -> str:
-    """Say in few words why a connection failed."""
-    if isinstance(error, socket.gaierror):
-        return "its host name is unknown to DNS here"
-    if isinstance(error, ConnectionRefusedError):
-        return "the connection was refused, so no SSH server listens there: is the VM running?"
-    if isinstance(error, TimeoutError):
-        return "no answer in time: is the VM running, and the way to it open?"
-    if isinstance(error, EOFError):
-        return "the connection was closed"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

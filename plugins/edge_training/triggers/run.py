@@ -109,7 +109,7 @@ class RunTrigger(BaseTrigger):
     """
 
     def __init__(self, run_id: str, azure_ml_conn_id: str, poll_interval: float, deadline: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is untyped
         self.run_id = run_id
         self.azure_ml_conn_id = azure_ml_conn_id
         self.poll_interval = poll_interval

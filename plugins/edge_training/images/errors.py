@@ -1,0 +1,90 @@
+"""The one place where a registry's refusals become errors of this project."""
+
+from __future__ import annotations
+
+import requests
+
+from edge_training.exceptions import ServiceError
+
+SERVICE = "container registry"
+
+
+def refused_login(registry: str, origin: str, user: str, status: int, doing: str) -> ServiceError:
+    """Return the error for a login that the registry does not accept.
+
+    :param registry: the registry's address.
+    :param origin: where the login comes from, such as ``"connection 'container_registry'"``.
+    :param user: the user name.
+    :param status: 401 or 403.
+    :param doing: what was tried.
+    """
+    reason = "refused the user name or password" if status == requests.codes.unauthorized else "does not permit this"
+    return ServiceError(
+        f"Registry {registry} {reason} (HTTP {status}) of {origin}, user '{user}', while {doing}. "
+        "Correct login and password there, or give the user the right to pull and push (for an Azure registry: AcrPush).",
+        service=SERVICE,
+        status=status,
+        code="UNAUTHORIZED" if status == requests.codes.unauthorized else "DENIED",
+        retryable=False,
+    )
+
+
+def from_response(registry: str, response: requests.Response, doing: str) -> ServiceError:
+    """Return the error for an answer that was not expected.
+
+    :param registry: the registry's address.
+    :param response: its answer.
+    :param doing: what was tried.
+    """
+    code, message = first_error(response)
+    said = f": {code} {message}".rstrip() if code or message else ""
+    return ServiceError(
+        f"Registry {registry} answered HTTP {response.status_code} while {doing}{said}.",
+        service=SERVICE,
+        status=response.status_code,
+        code=code or None,
+    )
+
+
+def first_error(response: requests.Response) -> tuple[str, str]:
+    """Return code and message of the first error in a registry's answer, each ``""`` when there is none.
+
+    :param response: the answer.
+    """
+    try:
+        errors = response.json()["errors"]
+        return str(errors[0].get("code") or ""), str(errors[0].get("message") or "")[:300]
+    except (ValueError, LookupError, TypeError, AttributeError, requests.RequestException):
+        return "", ""
+
+
+def from_exception(registry: str, error: requests.RequestException, doing: str, ca: str | None) -> ServiceError:
+    """Return the error for a request that got no answer.
+
+    :param registry: the registry's address.
+    :param error: what ``requests`` raised.
+    :param doing: what was tried.
+    :param ca: path of the private CA, or ``None``.
+    """
+    if is_untrusted(error):
+        which = f"the CA in '{ca}' (extra 'ca_certificate')" if ca else "the public CAs"
+        return ServiceError(
+            f"Registry {registry} shows a certificate that {which} did not sign. Set the connection's extra "
+            "'ca_certificate' to the PEM file of the registry's CA, and use a host name that the certificate is for.",
+            service=SERVICE,
+            code="UntrustedCertificate",
+            retryable=False,
+        )
+    return ServiceError(
+        f"Registry {registry} did not answer while {doing} ({type(error).__name__}). "
+        "Check that it runs and can be reached from this machine.",
+        service=SERVICE,
+    )
+
+
+def is_untrusted(error: requests.RequestException) -> bool:
+    """Tell whether a request failed because the server's certificate is not trusted.
+
+    :param error: what ``requests`` raised.
+    """
+    return isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)

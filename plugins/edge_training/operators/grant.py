@@ -1,0 +1,147 @@
+"""The run's permission to read the data: put on the VM before the run, taken away after it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from edge_training import grants
+from edge_training.exceptions import ConfigurationError
+from edge_training.records import BlobManifest, DataGrant, JsonObject
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from airflow.sdk import Context
+
+    from edge_training.hooks.training_vm import TrainingVMHook
+
+
+class GrantDataAccessOperator(BaseOperator):
+    """Puts a grant on the training VM: permission to read exactly the verified blobs, for a limited time. A setup task.
+
+    The grant is a file that only the training account can read; one per DAG run, so that a retry replaces it. Nothing of it passes through
+    Azure ML or XCom but its path, fingerprint and end.
+
+    :param manifest: the :class:`BlobManifest` that the verification returned.
+    :param lifetime: how long the permission lasts: the longest training and its wait for the VM.
+    :param training_vm_conn_id: the Airflow connection to the VM.
+    :param blob_conn_id: the Airflow connection to the blob store.
+    :raises ConfigurationError: when the manifest is of another blob store than the connection, or the lifetime is over a week.
+    :raises ComputeError: when the VM cannot be reached or has no room.
+    """
+
+    template_fields = ("manifest", "training_vm_conn_id", "blob_conn_id")
+    ui_color = "#fef3c7"
+
+    def __init__(
+        self,
+        *,
+        manifest: JsonObject | str,
+        lifetime: timedelta,
+        training_vm_conn_id: str = "training_vm",
+        blob_conn_id: str = "stack_hub_blob",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.manifest = manifest
+        self.lifetime = lifetime
+        self.training_vm_conn_id = training_vm_conn_id
+        self.blob_conn_id = blob_conn_id
+
+    def execute(self, context: Context) -> JsonObject:
+        """Write the grant and return where it is."""
+        from edge_training.hooks.stack_hub_blob import StackHubBlobHook
+        from edge_training.hooks.training_vm import TrainingVMHook
+
+        manifest = BlobManifest.from_json(self.manifest)
+        blobs = StackHubBlobHook(self.blob_conn_id)
+        if blobs.account_url != manifest.account_url:
+            raise ConfigurationError(
+                f"The blobs were verified at {manifest.account_url} but connection '{self.blob_conn_id}' is for {blobs.account_url}: "
+                "use one connection for both, or clear the verification."
+            )
+        expires = grants.grant_expiry(datetime.now(UTC), self.lifetime)
+        content = grants.grant_content(
+            manifest,
+            lambda name: blobs.sign_read_url(manifest.container, name, expires),
+            expires,
+            api_version=blobs.api_version,
+            ca_pem=blobs.ca_pem(),
+        )
+        with TrainingVMHook(self.training_vm_conn_id) as vm:
+            path = grants.grant_path(vm.home(), grants.grant_name(*_dag_run(context)))
+            vm.put_file(content, path, mode=0o600)
+            self.log.info(
+                "Granted %s@%s to read %d blobs until %s, by %s (fingerprint %s)",
+                vm.user,
+                vm.host,
+                len(manifest.blobs),
+                grants.time_text(expires),
+                path,
+                manifest.fingerprint,
+            )
+        return DataGrant(path=path, fingerprint=manifest.fingerprint, expires=grants.time_text(expires)).to_json()
+
+
+class RevokeDataAccessOperator(BaseOperator):
+    """Removes the DAG run's grant from the training VM, and grants of earlier runs that have expired. A teardown task.
+
+    It needs nothing from the setup task but the same DAG run, so that it also cleans up after one that died half-way; a grant that
+    is not there is fine.
+
+    :param grant: the :class:`DataGrant` that the setup task returned, or ``None`` when it returned nothing.
+    :param training_vm_conn_id: the Airflow connection to the VM.
+    :raises ComputeError: when the VM cannot be reached; the grant then ends by itself, at the time in its record.
+    """
+
+    template_fields = ("grant", "training_vm_conn_id")
+    ui_color = "#fef3c7"
+
+    def __init__(
+        self, *, grant: JsonObject | str | None = None, training_vm_conn_id: str = "training_vm", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.grant = grant
+        self.training_vm_conn_id = training_vm_conn_id
+
+    def execute(self, context: Context) -> None:
+        """Remove this DAG run's grant and the expired ones."""
+        from edge_training.hooks.training_vm import TrainingVMHook
+
+        with TrainingVMHook(self.training_vm_conn_id) as vm:
+            path = grants.grant_path(vm.home(), grants.grant_name(*_dag_run(context)))
+            removed = vm.remove(path)
+            self.log.info("%s the grant %s on %s", "Removed" if removed else "There was no more", path, vm.host)
+            expired = remove_expired_grants(vm, datetime.now(UTC))
+            if expired:
+                self.log.warning(
+                    "Removed %d expired grants that earlier runs had left: %s", len(expired), ", ".join(expired)
+                )
+
+
+def remove_expired_grants(vm: TrainingVMHook, now: datetime) -> list[str]:
+    """Remove the grants whose permission has ended, and return their names.
+
+    :param vm: the training VM.
+    :param now: the present, with time zone.
+    :raises ComputeError: when the VM cannot be reached.
+    """
+    home = vm.home()
+    over = grants.over_grants(list_grants(vm), now)
+    return [name for name in over if vm.remove(grants.grant_path(home, name))]
+
+
+def list_grants(vm: TrainingVMHook) -> list[grants.StoredGrant]:
+    """Return the grants that lie on the VM, of all DAG runs.
+
+    :param vm: the training VM.
+    :raises ComputeError: when the VM cannot be reached.
+    """
+    return grants.parse_grants(vm.output("sh -s", "list the grants", stdin=grants.LIST_GRANTS.encode()))
+
+
+def _dag_run(context: Context) -> tuple[str, str]:
+    return context["ti"].dag_id, context["run_id"]

@@ -1,0 +1,35 @@
+"""Fixtures that tests of every kind share: a local site of their own."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.running_site import RunningSite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def local_site() -> Iterator[RunningSite]:
+    """Yield a local site with all of its services, which nobody else uses; it is ended with the tests."""
+    with tempfile.TemporaryDirectory(prefix="local-site-") as folder:
+        site = RunningSite.on_free_ports(Path(folder) / "site")
+        try:
+            site.up()
+            yield site
+        finally:
+            site.command("down")
+
+
+@pytest.fixture(scope="session")
+def local_site_env(local_site: RunningSite) -> Iterator[dict[str, str]]:
+    """Put the variables of the local site into this process, for SDKs that read them when they are imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in local_site.env.items():
+            patch.setenv(name, value)
+        yield local_site.env

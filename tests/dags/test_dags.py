@@ -1,0 +1,114 @@
+"""Every site's DAG is whole before it reaches a scheduler."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+PROJECT = Path(__file__).parents[2]
+TASKS = {
+    "verify_blob_data",
+    "check_training_code",
+    "resolve_base_image",
+    "ensure_compute_attached",
+    "grant_data_access",
+    "submit_experiment",
+    "poll_run",
+    "revoke_data_access",
+    "register_model",
+    "build_and_push_image",
+}
+LOCAL_SITE = (PROJECT / "include" / "sites" / "local.yaml").read_text()
+
+
+def parse(folder: Path) -> DagBag:
+    return DagBag(dag_folder=str(folder), collect_dags=True)
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return parse(PROJECT / "dags")
+
+
+@pytest.fixture(scope="module")
+def dag(bag: DagBag) -> DAG:
+    return bag.dags["edge_training_local"]
+
+
+def test_every_site_file_is_a_dag_and_nothing_fails_to_import(bag: DagBag) -> None:
+    sites = {f"edge_training_{path.stem}" for path in (PROJECT / "include" / "sites").glob("*.yaml")}
+    assert bag.import_errors == {}
+    assert set(bag.dags) == sites
+
+
+def test_the_pipeline_has_its_steps(dag: DAG) -> None:
+    assert set(dag.task_ids) == TASKS
+
+
+def test_every_task_has_an_owner_retries_a_policy_and_documentation(dag: DAG) -> None:
+    for task in dag.tasks:
+        assert task.owner == "edge-training"
+        assert task.retries >= 1
+        assert task.retry_policy is not None
+        assert task.execution_timeout is not None
+        assert type(task).__doc__
+    assert dag.doc_md is not None
+    assert all(f"`{task_id}`" in dag.doc_md for task_id in TASKS)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("verify_blob_data", "grant_data_access"),
+        ("ensure_compute_attached", "grant_data_access"),
+        ("check_training_code", "submit_experiment"),
+        ("resolve_base_image", "submit_experiment"),
+        ("grant_data_access", "submit_experiment"),
+        ("submit_experiment", "poll_run"),
+        ("poll_run", "revoke_data_access"),
+        ("poll_run", "register_model"),
+        ("register_model", "build_and_push_image"),
+    ],
+)
+def test_nothing_starts_before_what_it_stands_on(dag: DAG, before: str, after: str) -> None:
+    assert before in dag.get_task(after).get_flat_relative_ids(upstream=True)
+
+
+def test_the_grant_is_removed_also_when_training_fails(dag: DAG) -> None:
+    assert dag.get_task("grant_data_access").is_setup
+    assert dag.get_task("revoke_data_access").is_teardown
+
+
+def test_the_dag_survives_serialisation(dag: DAG) -> None:
+    assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).dag_id == dag.dag_id
+
+
+def test_a_mistake_in_a_site_file_is_an_import_error_that_names_file_and_field(tmp_path: Path) -> None:
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "broken.yaml").write_text(LOCAL_SITE.replace("minimum_blobs: 12", "minimum_blobs: a dozen"))
+    source = (PROJECT / "dags" / "edge_training_sites.py").read_text()
+    (tmp_path / "dag.py").write_text(
+        source.replace("load_sites(SITES)", f"load_sites(__import__('pathlib').Path({str(tmp_path / 'sites')!r}))")
+    )
+    errors = list(parse(tmp_path).import_errors.values())
+    assert len(errors) == 1
+    assert "broken.yaml: data.minimum_blobs: found 'a dozen', expected a whole number." in errors[0]
+
+
+def test_parsing_imports_neither_the_azure_ml_sdk_nor_scikit_learn() -> None:
+    program = (
+        "import sys; from airflow.dag_processing.dagbag import DagBag; "
+        f"bag = DagBag(dag_folder={str(PROJECT / 'dags')!r}, collect_dags=True); assert bag.dags, bag.import_errors; "
+        "print([name for name in ('azureml.core', 'azureml', 'sklearn', 'onnxruntime', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_plugin_loader_leaves_the_package_alone() -> None:
+    # Airflow would import each of its modules a second time, by bare name, and hide the standard library's of the same name.
+    assert (PROJECT / "plugins" / ".airflowignore").read_text().split() == ["edge_training/**"]
