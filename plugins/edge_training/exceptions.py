@@ -13,7 +13,7 @@
     │   └── RunTimeoutError
     ├── ResidencyError            something would leave, or has left, that must not   never retried
     ├── ModelGateError            the model is not good enough to be registered
-    ├── ImageError                an image cannot be composed, pushed or pulled
+    ├── ImageError                an image cannot be composed, pushed or pulled        retried when `retryable`
     └── DeploymentError           an image cannot be put into service
 
 A message says what happened, to which id, in which state, and what to do or where to look. It never carries a credential
@@ -113,7 +113,15 @@ class ModelGateError(EdgeTrainingError):
 
 
 class ImageError(EdgeTrainingError):
-    """An image cannot be composed, pushed, pulled or started."""
+    """An image cannot be composed, pushed, pulled or started.
+
+    :param message: the whole sentence for a person.
+    :param retryable: whether trying the same thing again may help; most causes, such as a missing base, need a person.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class DeploymentError(EdgeTrainingError):

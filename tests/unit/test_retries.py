@@ -13,6 +13,7 @@ NEVER = {
     "ConfigurationError",
     "ResidencyError",
     "ModelGateError",
+    "ImageError",
     "RunError",
     "RunFailedError",
     "RunCanceledError",

@@ -67,9 +67,14 @@ def download_wheels(lock: Path, target: Path, *, platform: str, python: str) -> 
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise ImageError(f"Downloading the wheels of '{lock}' took longer than {_SECONDS} s: try again.") from None
+        raise ImageError(
+            f"Downloading the wheels of '{lock}' took longer than {_SECONDS} s: try again.", retryable=True
+        ) from None
     if done.returncode:
-        raise ImageError(f"pip could not download the wheels of '{lock}' for {platform}: {done.stderr.strip()[-800:]}")
+        raise ImageError(
+            f"pip could not download the wheels of '{lock}' for {platform}: {done.stderr.strip()[-800:]}",
+            retryable=True,
+        )
     return sorted(target.glob("*.whl"))
 
 
