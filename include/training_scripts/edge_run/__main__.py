@@ -1,0 +1,16 @@
+"""Started as ``python edge_run/__main__.py --grant PATH --fingerprint sha256:... [--param NAME=VALUE ...]`` in a snapshot."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Started by its path, Python puts this folder on the path, where our modules would be found by their bare names.
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry).resolve() != here)]
+
+    from edge_run.runner import main
+
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # it is the real one
+    sys.exit(main(sys.argv[1:], Path.cwd()))

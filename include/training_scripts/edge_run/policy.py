@@ -1,0 +1,94 @@
+"""How much may leave, and what the script may use: safe defaults, and a file by which a site changes them.
+
+The pipeline writes ``policy.json`` at the snapshot's root, beside the project and out of its reach, so that it is part of the
+code's digest; without the file the defaults hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from edge_run.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POLICY_FILE = "policy.json"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the gate lets out and what the sandbox grants.
+
+    :param model_files: the names that a model's file may have.
+    :param model_bytes: the most that all model files together may have.
+    :param metric_pattern: what a metric's name must match as a whole.
+    :param metric_values: the most metric values that a run may send.
+    :param log_line_characters: a longer line of the script is cut.
+    :param log_lines: the most lines of the script that a run may send.
+    :param log_bytes: the most bytes of the script's lines that a run may send.
+    :param memory_bytes: address space of each process of the script; 0 for as much as the VM has memory.
+    :param processes: the most processes and threads of the script.
+    :param file_bytes: the largest file that the script may write.
+    :param seconds: how long the script may take.
+    """
+
+    model_files: tuple[str, ...] = ("model.onnx",)
+    model_bytes: int = 512 * 1024 * 1024
+    metric_pattern: str = r"[a-z][a-z0-9_]{0,63}"
+    metric_values: int = 10_000
+    log_line_characters: int = 500
+    log_lines: int = 5_000
+    log_bytes: int = 512 * 1024
+    memory_bytes: int = 0
+    processes: int = 512
+    file_bytes: int = 4 * 1024 * 1024 * 1024
+    seconds: int = 12 * 3600
+
+
+def load_policy(snapshot: Path) -> Policy:
+    """Read the site's policy.
+
+    :param snapshot: the snapshot's root.
+    :raises UsageError: when the file has an unknown setting or a value of the wrong kind.
+    """
+    path = snapshot / POLICY_FILE
+    if not path.exists():
+        return Policy()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{POLICY_FILE} is not JSON: {error}.") from error
+    return parse_policy(value)
+
+
+def parse_policy(value: object) -> Policy:
+    """Make a policy of a JSON object.
+
+    :raises UsageError: naming the setting that is wrong.
+    """
+    if not isinstance(value, dict):
+        raise UsageError(f"{POLICY_FILE} is not an object of settings.")
+    defaults = {f.name: f.default for f in fields(Policy)}
+    if unknown := sorted(set(value) - set(defaults)):
+        raise UsageError(f"{POLICY_FILE} has unknown settings {unknown}; known are {sorted(defaults)}.")
+    policy = Policy(**{name: _checked(name, item, defaults[name]) for name, item in value.items()})
+    try:
+        re.compile(policy.metric_pattern)
+    except re.error as error:
+        raise UsageError(f"{POLICY_FILE}: metric_pattern is not a regular expression: {error}.") from error
+    return policy
+
+
+def _checked(name: str, item: object, default: object) -> Any:
+    if isinstance(default, tuple) and isinstance(item, list) and all(isinstance(one, str) for one in item):
+        if bad := [one for one in item if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", one)]:
+            raise UsageError(f"{POLICY_FILE}: {name} has {bad}, which are not plain file names.")
+        return tuple(item)
+    if type(item) is type(default) and not (isinstance(item, int) and item < 0):
+        return item
+    kind = {tuple: "a list of texts", int: "a whole number of at least 0", str: "a text"}[type(default)]
+    raise UsageError(f"{POLICY_FILE}: {name} is {item!r}; expected {kind}.")

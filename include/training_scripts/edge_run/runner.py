@@ -1,0 +1,250 @@
+"""One run from beginning to end: grant, data, script, model, wiping, report; and what happens when a step fails."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
+
+from edge_run.edge_context import Parameter
+from edge_run.errors import CanceledError, EdgeRunError, ReportError, ScriptError, UsageError, WithheldError
+from edge_run.fetch import fetch_blobs
+from edge_run.gate import Gate
+from edge_run.grant import Grant, read_grant
+from edge_run.policy import Policy, load_policy
+from edge_run.record import RECORD_FILE, RunRecord
+from edge_run.report import Reporter, make_reporter
+from edge_run.sandbox import find_sandbox, make_plan
+from edge_run.script import Script
+from edge_run.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How a run was started.
+
+    :param grant: the grant's file.
+    :param fingerprint: the data fingerprint that the run was submitted for.
+    :param parameters: the script's parameters.
+    """
+
+    grant: Path
+    fingerprint: str
+    parameters: dict[str, Parameter]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of ending the process, so that a wrong start is reported like any other failure."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"edge_run was started wrongly: {message}.")
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Read the command line.
+
+    :raises UsageError: saying which argument is wrong.
+    """
+    parser = _Parser(prog="edge_run", description="Run the project's train.py on granted data, apart from the network.")
+    parser.add_argument("--grant", required=True, type=Path, help="the grant's file on this machine")
+    parser.add_argument("--fingerprint", required=True, help="the data fingerprint that the run was submitted for")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the script")
+    found = parser.parse_args(argv)
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", found.fingerprint):
+        raise UsageError("edge_run was started wrongly: --fingerprint is not sha256:<64 hex digits>.")
+    return Arguments(found.grant.expanduser(), found.fingerprint, dict(_parameter(text) for text in found.param))
+
+
+def _parameter(text: str) -> tuple[str, Parameter]:
+    """Split ``name=value``; a value that is a JSON number, truth value or null becomes one, any other stays a text."""
+    name, found, value = text.partition("=")
+    if not found or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise UsageError(
+            "edge_run was started wrongly: a --param is not NAME=VALUE with a name of letters, digits and _."
+        )
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, parsed if isinstance(parsed, Parameter) else value
+
+
+def say(text: str) -> None:
+    """Print a line to the run's log at once, so that whoever watches sees it."""
+    print(text, flush=True)
+
+
+def main(argv: Sequence[str], snapshot: Path) -> int:
+    """Run, report, and return the process's exit status.
+
+    :param argv: the command line without the program.
+    :param snapshot: the snapshot's root, which has ``project/train.py`` and takes ``outputs``.
+    """
+    reporter = make_reporter()
+    record = RunRecord("")
+    gate = Gate(Policy(), reporter.metric, say)
+    outputs = snapshot / "outputs"
+    outputs.mkdir(exist_ok=True)
+    try:
+        with _signals_end_the_run():
+            arguments = parse_arguments(argv)
+            record.fingerprint = arguments.fingerprint
+            policy = load_policy(snapshot)
+            gate = Gate(policy, reporter.metric, say)
+            _run(arguments, snapshot, outputs, policy, gate, record)
+    except EdgeRunError as error:
+        record.failure = (error.code, str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours: its text may hold a URL or data, so only its kind is told
+        record.failure = (
+            "Internal",
+            f"The runner itself failed ({type(error).__name__} in {_place(error)}): please report it.",
+        )
+    _report(reporter, record)
+    _finish(gate, record, outputs)
+    return 1 if record.failure else 0
+
+
+def _run(arguments: Arguments, snapshot: Path, outputs: Path, policy: Policy, gate: Gate, record: RunRecord) -> None:
+    if not (snapshot / "project" / "train.py").is_file():
+        raise UsageError("The snapshot has no project/train.py: the pipeline lays it out with stage_source.")
+    sandbox = find_sandbox()
+    workspace, record.remains = open_workspace(Path.home())
+    if record.remains.files:
+        say(f"start  | removed {record.remains.files} files ({_size(record.remains.bytes)}) of runs that were killed")
+    accepted = False
+    try:
+        with record.phase("grant"):
+            grant = read_grant(arguments.grant, arguments.fingerprint)
+            accepted = True
+            say(
+                f"grant  | {len(grant.blobs)} blobs, {_size(grant.total_bytes)}, until {grant.expires:%Y-%m-%d %H:%M:%S%z}"
+            )
+        with record.phase("fetch"):
+            workspace.require_space(grant.total_bytes)
+            fetch_blobs(grant, workspace.data)
+        record.data = {"blobs": len(grant.blobs), "bytes": grant.total_bytes}
+        say(
+            f"fetch  | {len(grant.blobs)} blobs verified in {record.seconds['fetch']:.1f} s, data {grant.fingerprint[:19]}"
+        )
+        environment = {"EDGE_PARAMETERS": json.dumps(arguments.parameters)}
+        plan = make_plan(workspace, snapshot / "project", environment)
+        hidden = [arguments.grant, workspace.root, snapshot, Path.home() / ".edge-training", Path.home() / ".ssh"]
+        script = Script(sandbox, plan, policy, gate, _doors(grant), hidden)
+        record.sandbox = {"kind": sandbox.kind, "self_test": script.self_test}
+        say(f"script | train.py starts in {sandbox.kind}")
+        try:
+            with record.phase("script"):
+                script.run()
+        finally:
+            record.sandbox["self_test"] = script.self_test
+        say(f"script | train.py ended well after {record.seconds['script']:.1f} s")
+        with record.phase("outputs"):
+            _let_models_out(script.models, workspace, outputs, gate)
+    finally:
+        _ignore_signals()
+        with record.phase("wipe"):
+            _wipe(workspace, arguments.grant if accepted else None, record)
+
+
+def _doors(grant: Grant) -> list[tuple[str, int]]:
+    """Return where the blobs came from, as a number: an open door that the script must not reach."""
+    url = urlsplit(grant.blobs[0].url)
+    address = socket.getaddrinfo(url.hostname, url.port or 443, type=socket.SOCK_STREAM)[0][4]
+    return [(str(address[0]), int(address[1]))]
+
+
+def _let_models_out(names: Sequence[str], workspace: Workspace, outputs: Path, gate: Gate) -> None:
+    """Copy the announced models to the outputs.
+
+    :raises ScriptError: when the script has not saved any.
+    :raises WithheldError: when anything of the script's was withheld, now or before.
+    """
+    passed = [name for name in names if gate.model(name, workspace.output, outputs)]
+    if gate.withheld:
+        reasons = "; ".join(sorted({f"{item.kind}: {item.reason}" for item in gate.withheld}))
+        raise WithheldError(
+            f"{len(gate.withheld)} items of train.py were withheld ({reasons}). The model does not leave either."
+        )
+    if not passed:
+        raise ScriptError("train.py ended well but saved no model: it must call edge_context.save_model(model, name).")
+    for item in gate.items:
+        if item.kind == "model":
+            say(f"model  | {item.name}, {item.bytes} bytes, sha256 {item.sha256[:12]}")
+
+
+def _wipe(workspace: Workspace, grant: Path | None, record: RunRecord) -> None:
+    if grant is not None:
+        grant.unlink(missing_ok=True)
+        record.grant_removed = True
+    record.wiped = workspace.wipe()
+    say(f"wipe   | {record.wiped.files} files, {_size(record.wiped.bytes)}{', and the grant' if grant else ''}")
+
+
+def _report(reporter: Reporter, record: RunRecord) -> None:
+    with record.phase("report"):
+        if record.failure:
+            reporter.fail(*record.failure)
+        try:
+            reporter.close()
+        except ReportError as error:
+            say(f"report | {error}")
+            record.failure = record.failure or (error.code, str(error))
+
+
+def _finish(gate: Gate, record: RunRecord, outputs: Path) -> None:
+    """Write the record; a run that failed leaves no model."""
+    if record.failure:
+        for item in gate.items:
+            if item.kind == "model" and item.name:
+                (outputs / item.name).unlink(missing_ok=True)
+    record.write(gate, outputs)
+    total = f"{len(gate.items)} items, {gate.bytes_out} bytes of the script's left; see outputs/{RECORD_FILE}"
+    if record.failure:
+        say(f"failed | {record.failure[0]}: {record.failure[1]}")
+    say(f"end    | {'failed' if record.failure else 'completed'}: {total}")
+
+
+@contextmanager
+def _signals_end_the_run() -> Iterator[None]:
+    """Turn the signals that end a process into an error, so that the data is wiped on the way out."""
+
+    def cancel(number: int, _frame: FrameType | None) -> None:
+        _ignore_signals()
+        raise CanceledError(f"The run was ended from outside by {signal.Signals(number).name}.")
+
+    for number in _SIGNALS:
+        signal.signal(number, cancel)
+    try:
+        yield
+    finally:
+        _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line where an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "unknown"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
