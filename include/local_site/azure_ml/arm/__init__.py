@@ -1,0 +1,1 @@
+"""Azure Resource Manager: the subscription, the workspace, its service addresses and its attached computes."""

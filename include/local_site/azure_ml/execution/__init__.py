@@ -1,0 +1,1 @@
+"""Submitted runs, and how they really run: over SSH on the attached virtual machine."""

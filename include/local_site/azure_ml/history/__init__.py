@@ -1,0 +1,1 @@
+"""Run history: experiments, runs, their tags, properties, states and events."""

@@ -1,0 +1,99 @@
+"""Tokens that mean something: signed, for this server, for a time, for a client or for one run."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jwt
+
+from local_site.azure_ml.errors import UnauthorizedError
+
+if TYPE_CHECKING:
+    from local_site.azure_ml.settings import Settings
+
+ALGORITHM = "HS256"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a request comes from.
+
+    :param name: the client's id.
+    :param run_id: the run whose token it is, or ``""`` for a client that logged in itself.
+    """
+
+    name: str
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A signed token.
+
+    :param text: what goes into the Authorization header.
+    :param expires: seconds since 1970.
+    """
+
+    text: str
+    expires: int
+
+
+class Tokens:
+    """Signs and checks tokens.
+
+    :param settings: the signing key, the audience and how long tokens are good.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.client_seconds = settings.token_seconds
+        self.run_seconds = settings.run_token_seconds
+
+    def for_client(self) -> Token:
+        """Sign a token for the service principal."""
+        return self._sign("", self.client_seconds)
+
+    def for_run(self, run_id: str) -> Token:
+        """Sign a token that is good for one run only."""
+        return self._sign(run_id, self.run_seconds)
+
+    def check(self, header: str) -> Caller:
+        """Return who an Authorization header belongs to.
+
+        :raises UnauthorizedError: when it is missing, expired, for another server, or not signed here.
+        """
+        kind, _, text = header.partition(" ")
+        if kind.lower() != "bearer" or not text:
+            raise UnauthorizedError("The request has no bearer token; log in at the authority first.")
+        key = bytes.fromhex(self._settings.signing_key)
+        audience = self._settings.base_url
+        required = ["exp", "aud", "appid"]
+        try:
+            claims = jwt.decode(text, key, algorithms=[ALGORITHM], audience=audience, options={"require": required})
+        except jwt.ExpiredSignatureError as error:
+            raise UnauthorizedError(
+                "The access token has expired; log in again.", code="ExpiredAuthenticationToken"
+            ) from error
+        except jwt.InvalidTokenError as error:
+            raise UnauthorizedError(
+                f"The access token is not valid here: {error}.", code="InvalidAuthenticationToken"
+            ) from error
+        return Caller(str(claims["appid"]), str(claims.get("run_id", "")))
+
+    def _sign(self, run_id: str, seconds: int) -> Token:
+        now = int(time.time())
+        claims = {
+            "aud": self._settings.base_url,
+            "iss": f"{self._settings.base_url}/{self._settings.tenant_id}",
+            "tid": self._settings.tenant_id,
+            "appid": self._settings.client_id,
+            "iat": now,
+            "exp": now + seconds,
+            "jti": uuid.uuid4().hex,
+        }
+        if run_id:
+            claims["run_id"] = run_id
+        return Token(jwt.encode(claims, bytes.fromhex(self._settings.signing_key), algorithm=ALGORITHM), now + seconds)

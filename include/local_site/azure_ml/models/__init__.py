@@ -1,0 +1,1 @@
+"""The model registry: assets, models and their versions."""

@@ -1,0 +1,1 @@
+"""The source folders of runs, as trees of files; a snapshot names its parent and brings only what changed."""
