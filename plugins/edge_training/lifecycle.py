@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAXIMUM_ATTEMPTS = 100
 """More submissions than this for one DAG run mean that something other than the run is wrong."""
 
+MAXIMUM_DURATION_CODE = "MaxRunDurationExceeded"
+"""The error of a run that Azure ML cancelled by itself, because it took longer than it was submitted for."""
+
 
 class Phase(Enum):
     """What a run's state means for the pipeline."""
@@ -125,6 +128,12 @@ def error_of(status: RunStatus) -> RunError | None:
         cause = status.error_message.strip() or "Azure ML gives no reason; the run's log may."
         return RunFailedError(
             f"Run {status.run_id} ended as {status.state}{code}: {cause}{where}", run_id=status.run_id
+        )
+    if phase is Phase.CANCELED and status.error_code == MAXIMUM_DURATION_CODE:
+        return RunTimeoutError(
+            f"Run {status.run_id} was ended by Azure ML at the site's training.maximum_duration: {status.error_message.strip()} "
+            f"Raise the limit or train on less.{where}",
+            run_id=status.run_id,
         )
     if phase is Phase.CANCELED:
         return RunCanceledError(

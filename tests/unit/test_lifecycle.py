@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from edge_training.exceptions import RunCanceledError, RunFailedError
+from edge_training.exceptions import RunCanceledError, RunFailedError, RunTimeoutError
 from edge_training.lifecycle import (
     MAXIMUM_ATTEMPTS,
     Action,
@@ -107,6 +107,12 @@ def test_a_cancelled_run_says_how_to_train_again() -> None:
     error = error_of(RunStatus("run-1", "Canceled"))
     assert isinstance(error, RunCanceledError)
     assert "Clear submit_experiment" in str(error)
+
+
+def test_a_run_that_azure_ml_ended_at_its_limit_is_a_timeout() -> None:
+    error = error_of(RunStatus("run-1", "Canceled", "", "MaxRunDurationExceeded", "longer than its 600 s."))
+    assert isinstance(error, RunTimeoutError)
+    assert "training.maximum_duration: longer than its 600 s. Raise the limit" in str(error)
 
 
 @pytest.mark.parametrize("state", [*ACTIVE, "Completed"])
