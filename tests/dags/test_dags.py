@@ -52,7 +52,7 @@ def test_the_pipeline_has_its_steps(dag: DAG) -> None:
 def test_every_task_has_an_owner_retries_a_policy_and_documentation(dag: DAG) -> None:
     for task in dag.tasks:
         assert task.owner == "edge-training"
-        assert task.retries >= 1
+        assert (task.retries or 0) >= 1
         assert task.retry_policy is not None
         assert task.execution_timeout is not None
         assert type(task).__doc__

@@ -39,7 +39,7 @@ class GrantDataAccessOperator(BaseOperator):
     def __init__(
         self,
         *,
-        manifest: JsonObject | str,
+        manifest: Any,
         lifetime: timedelta,
         training_vm_conn_id: str = "training_vm",
         blob_conn_id: str = "stack_hub_blob",
@@ -100,9 +100,7 @@ class RevokeDataAccessOperator(BaseOperator):
     template_fields = ("grant", "training_vm_conn_id")
     ui_color = "#fef3c7"
 
-    def __init__(
-        self, *, grant: JsonObject | str | None = None, training_vm_conn_id: str = "training_vm", **kwargs: Any
-    ) -> None:
+    def __init__(self, *, grant: Any = None, training_vm_conn_id: str = "training_vm", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grant = grant
         self.training_vm_conn_id = training_vm_conn_id

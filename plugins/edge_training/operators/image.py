@@ -114,7 +114,7 @@ class BuildAndPushImageOperator(BaseOperator):
         self,
         *,
         model: Any,
-        base: str,
+        base: Any,
         project: str,
         scripts_folder: str,
         repository: str,
