@@ -1,0 +1,64 @@
+# The few commands of this project; `make` alone lists them. What a command needs, it installs first (bin/setup).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Airflow's processes compile every module again at each start when Python may not keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+# A person who installs nothing else can still say how much of the machine the tests may use.
+TEST_PROCESSES ?= 2
+
+LOCK := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-10s  %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup:
+	@bin/setup
+
+.PHONY: demo
+demo: setup ## Train, register and serve a model on this machine, with a real Airflow; leaves everything up to look at.
+	@$(PYTHON) -m demo run
+
+.PHONY: down
+down: ## Stop exactly what `make demo` started; models, images and logs are kept.
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m demo down; else echo "Nothing is installed here, so nothing runs."; fi
+
+.PHONY: test
+test: setup lint ## Check and test everything; starts and stops all it needs.
+	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
+	@$(PYTHON) -m pytest tests/integration tests/system -q
+
+.PHONY: test-unit
+test-unit: setup ## Run only the tests that need no server.
+	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
+
+.PHONY: lint
+lint: setup ## Check style and types: ruff and mypy --strict.
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+.PHONY: lock
+lock: setup ## Resolve every requirements.txt again, with hashes.
+	@$(LOCK) requirements.txt -o requirements.lock
+	@$(LOCK) requirements-dev.txt -c requirements.lock -o requirements-dev.lock
+	@$(LOCK) include/training_scripts/breast_cancer/requirements.txt -o include/training_scripts/breast_cancer/requirements.lock
+	@$(LOCK) include/serving/requirements.txt -o include/serving/requirements.lock
+
+.PHONY: clean
+clean: down ## Stop everything and remove all state, models and caches of this project; what is installed stays.
+	@rm -rf --one-file-system .local .pytest_cache .mypy_cache .ruff_cache
+	@find dags plugins include tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Measures how long Airflow needs to parse dags/ once it is imported itself.
+.PHONY: bench-parse
+bench-parse: setup
+	@$(PYTHON) -m demo.bench_parse

@@ -1,0 +1,379 @@
+"""The demo as a person runs it: interrupted once, run twice, broken once, ended. All of it real, on ports and state of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from demo.settings import DAG_ID, PROJECT, DemoSettings
+from demo.stack import COMMANDS
+from local_site.site import NAMES
+from tests.running_site import RunningSite, free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The first test waits for three runs of the demo.
+pytestmark = pytest.mark.timeout(900)
+
+TASKS = (
+    "verify_blob_data",
+    "check_training_code",
+    "resolve_base_image",
+    "ensure_compute_attached",
+    "grant_data_access",
+    "submit_experiment",
+    "poll_run",
+    "register_model",
+    "build_and_push_image",
+    "revoke_data_access",
+)
+# What the workspace says, asked through the SDK by a program that knows nothing but the site's variables.
+ASK_AZURE_ML = """
+import json, os, warnings
+warnings.simplefilter("ignore")
+from azureml.core import Model, Run, Workspace
+from azureml.core.authentication import ServicePrincipalAuthentication
+e = os.environ
+auth = ServicePrincipalAuthentication(
+    e["LOCAL_SITE_TENANT_ID"], e["LOCAL_SITE_CLIENT_ID"], e["LOCAL_SITE_CLIENT_SECRET"], cloud=e["AZUREML_CURRENT_CLOUD"]
+)
+workspace = Workspace(e["LOCAL_SITE_SUBSCRIPTION_ID"], e["LOCAL_SITE_RESOURCE_GROUP"], e["LOCAL_SITE_WORKSPACE"], auth=auth)
+runs = [r for x in workspace.experiments.values() for r in x.get_runs()]
+print(json.dumps({
+    "models": [[m.name, m.version, m.run_id, m.tags, str(m.created_time)] for m in Model.list(workspace)],
+    "runs": [[r.id, r.status, r.get_metrics()] for r in runs],
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process; its start time tells it from a later one that was given the same id."""
+
+    pid: int
+    started: int
+    parent: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine on which the demo is tried: state, ports, and what they are called in the environment."""
+
+    site: RunningSite
+    variables: dict[str, str]
+
+    @property
+    def settings(self) -> DemoSettings:
+        return DemoSettings.from_environment(self.variables)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join(str(PROJECT / name) for name in ("include", "plugins"))
+        return {**self.site.environment(), **self.variables, "PYTHONPATH": path}
+
+    def demo(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "demo", *arguments],
+            cwd=PROJECT,
+            env={**self.environment, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(self.settings.facts_file.read_text())
+        return facts
+
+    def azure_ml(self) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-c", ASK_AZURE_ML],
+            env={**self.environment, **self.site.env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    def registry_digest(self, repository: str, tag: str) -> str:
+        env = self.site.env
+        answer = requests.head(
+            f"https://{env['LOCAL_SITE_REGISTRY']}/v2/{repository}/manifests/{tag}",
+            auth=(env["LOCAL_SITE_REGISTRY_USER"], env["LOCAL_SITE_REGISTRY_PASSWORD"]),
+            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+            verify=env["LOCAL_SITE_CA"],
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return answer.headers["Docker-Content-Digest"]
+
+    def processes(self) -> set[Process]:
+        """Return every process of the demo and of the site, and all that these have started."""
+        folders = (self.settings.pids, self.site.settings.pids)
+        roots = {json.loads(path.read_text())["pid"] for folder in folders for path in folder.glob("*.json")}
+        table = living_processes()
+        family = {process.pid for process in table if process.pid in roots}
+        while more := {process.pid for process in table if process.parent in family} - family:
+            family |= more
+        return {process for process in table if process.pid in family}
+
+
+@dataclass(frozen=True)
+class Story:
+    """What came of each step; the steps build on each other, so they run once, in this order."""
+
+    machine: Machine
+    interrupted: subprocess.CompletedProcess[str]
+    first: subprocess.CompletedProcess[str]
+    first_facts: dict[str, Any]
+    first_azure_ml: dict[str, Any]
+    second: subprocess.CompletedProcess[str]
+    second_facts: dict[str, Any]
+    second_azure_ml: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    # Not pytest's folder: an ordinary account has to reach the VM's home in it.
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        (port,) = free_ports(1)
+        variables = {"DEMO_STATE": folder, "AIRFLOW_UI_PORT": str(port)}
+        found = Machine(RunningSite.on_free_ports(Path(folder) / "site"), variables)
+        try:
+            yield found
+        finally:
+            found.demo("down")
+
+
+@pytest.fixture(scope="module")
+def story(machine: Machine) -> Story:
+    interrupted = interrupt_when_training_begins(machine)
+    first = run_well(machine)
+    first_facts, first_azure_ml = machine.facts(), machine.azure_ml()
+    second = run_well(machine)
+    return Story(machine, interrupted, first, first_facts, first_azure_ml, second, machine.facts(), machine.azure_ml())
+
+
+def run_well(machine: Machine) -> subprocess.CompletedProcess[str]:
+    done = machine.demo("run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def interrupt_when_training_begins(machine: Machine) -> subprocess.CompletedProcess[str]:
+    """Press Ctrl-C as soon as Airflow is up and the DAG run is there."""
+    command = [sys.executable, "-m", "demo", "run"]
+    lines = []
+    with subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env={**machine.environment, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "DAG run manual" in line:
+                process.send_signal(signal.SIGINT)
+    return subprocess.CompletedProcess(command, process.returncode, "".join(lines), "")
+
+
+def living_processes() -> set[Process]:
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] not in "ZX":
+                found.add(Process(int(folder.name), started=int(fields[19]), parent=int(fields[1])))
+    return found
+
+
+def listening_addresses(processes: set[Process]) -> set[str]:
+    """Return the addresses on which processes listen, from the kernel's own tables."""
+    inodes = set()
+    for process in processes:
+        for link in Path(f"/proc/{process.pid}/fd").glob("*"):
+            try:
+                target = str(link.readlink())
+            except OSError:
+                continue
+            inodes |= set(re.findall(r"^socket:\[(\d+)\]$", target))
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                address = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                found.add(socket.inet_ntop(family, address))
+    return found
+
+
+def test_an_interrupted_demo_says_what_to_do_and_can_simply_be_run_again(story: Story) -> None:
+    assert story.interrupted.returncode == 130, story.interrupted.stdout
+    assert "make demo` can simply be run again" in story.interrupted.stdout
+    assert "was running already" in story.first.stdout
+
+
+def test_it_shows_every_task_and_the_remote_training_log(story: Story) -> None:
+    for task in TASKS:
+        assert re.search(rf"\d:\d\d  {task} +success +[\d.]+ s", story.first.stdout), task
+    remote = re.findall(r"^ +\d+:\d\d +\| (.*)$", story.first.stdout, re.MULTILINE)
+    assert any("metric" in line and "roc_auc" in line for line in remote)
+    assert len(remote) == len(set(remote)), "a line of the remote log was shown twice"
+
+
+def test_its_summary_tells_what_its_facts_say(story: Story) -> None:
+    facts = story.first_facts
+    for value in (
+        facts["data"]["fingerprint"],
+        facts["run"]["id"],
+        f"version {facts['model']['version']}",
+        facts["image"]["reference"],
+        facts["access"]["Airflow UI"],
+        "pipeline tax",
+    ):
+        assert value in story.first.stdout, value
+
+
+def test_its_facts_are_complete_and_for_their_owner_only(story: Story) -> None:
+    facts = story.first_facts
+    assert facts["data"]["blobs"] == 12
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", facts["data"]["fingerprint"])
+    assert facts["run"]["state"] == "Completed"
+    assert 0.95 <= facts["run"]["metrics"]["roc_auc"] <= 1
+    assert [len(row) for row in facts["answer"]["body"]["probabilities"]] == [2, 2]
+    assert facts["pipeline_tax_seconds"] > 0
+    assert stat.S_IMODE(story.machine.settings.facts_file.stat().st_mode) == 0o600
+
+
+def test_azure_ml_holds_the_run_and_the_model_that_the_facts_name(story: Story) -> None:
+    facts, azure_ml = story.second_facts, story.second_azure_ml
+    runs = {run_id: (status, metrics) for run_id, status, metrics in azure_ml["runs"]}
+    status, metrics = runs[facts["run"]["id"]]
+    assert status == "Completed"
+    assert metrics["roc_auc"] == pytest.approx(facts["run"]["metrics"]["roc_auc"])
+    newest = max(azure_ml["models"], key=lambda model: model[1])
+    assert newest[:3] == [facts["model"]["name"], facts["model"]["version"], facts["run"]["id"]]
+    assert facts["data"]["fingerprint"] in newest[3].values()
+
+
+def test_a_second_demo_makes_the_next_version_and_leaves_the_earlier_ones_alone(story: Story) -> None:
+    assert story.second_facts["model"]["version"] == story.first_facts["model"]["version"] + 1
+    earlier = {model[1]: model for model in story.first_azure_ml["models"]}
+    later = {model[1]: model for model in story.second_azure_ml["models"]}
+    assert earlier.items() <= later.items()
+    assert set(later) - set(earlier) == {story.second_facts["model"]["version"]}
+
+
+def test_the_registry_holds_both_images_each_under_a_tag_of_its_own(story: Story) -> None:
+    images = [story.first_facts["image"], story.second_facts["image"]]
+    assert images[0]["tag"] != images[1]["tag"]
+    for image in images:
+        assert story.machine.registry_digest(image["repository"], image["tag"]) == image["digest"]
+
+
+def test_everything_listens_on_this_machine_only(story: Story) -> None:
+    processes = story.machine.processes()
+    assert len(processes) > len(COMMANDS) + len(NAMES)
+    assert listening_addresses(processes) == {"127.0.0.1"}
+
+
+def test_status_names_every_process(story: Story) -> None:
+    done = story.machine.demo("status")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [*COMMANDS, *NAMES]
+
+
+def test_secrets_can_be_read_by_their_owner_only(story: Story) -> None:
+    home = story.machine.settings.airflow_home
+    for name in ("secrets.json", "passwords.json"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600, name
+
+
+def test_what_the_tasks_logged_names_no_secret(story: Story) -> None:
+    env = story.machine.site.env
+    secrets = [
+        env[name] for name in ("LOCAL_SITE_BLOB_KEY", "LOCAL_SITE_CLIENT_SECRET", "LOCAL_SITE_REGISTRY_PASSWORD")
+    ]
+    logs = list((story.machine.settings.airflow_home / "logs").rglob("*.log"))
+    assert any(DAG_ID in str(path) for path in logs)
+    for path in logs:
+        text = path.read_text(errors="replace")
+        assert not [secret for secret in secrets if secret in text], path
+
+
+def test_a_failing_task_ends_the_demo_with_its_own_words(story: Story) -> None:
+    machine = story.machine
+    admin = json.loads((machine.settings.airflow_home / "passwords.json").read_text())["admin"]
+    url = machine.settings.api_url
+    login = requests.post(f"{url}/auth/token", json={"username": "admin", "password": admin}, timeout=10)
+    headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    requests.delete(f"{url}/api/v2/connections/container_registry", headers=headers, timeout=10).raise_for_status()
+    before = machine.facts()
+    done = machine.demo("run")
+    assert done.returncode == 1, done.stdout
+    assert re.search(r"resolve_base_image +failed", done.stdout)
+    assert "ConfigurationError" in done.stdout
+    assert "container_registry" in done.stdout
+    assert machine.facts() == before, "a demo that failed has written facts"
+
+
+def test_a_busy_port_is_named_with_its_setting_and_nothing_is_started(machine: Machine) -> None:
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        site = RunningSite.on_free_ports(Path(folder) / "site")
+        other = Machine(site, {"DEMO_STATE": folder, "AIRFLOW_UI_PORT": port})
+        done = other.demo("run")
+        assert done.returncode == 1
+        assert port in done.stderr
+        assert "AIRFLOW_UI_PORT" in done.stderr
+        assert other.processes() == set()
+
+
+def test_down_leaves_no_process_and_no_port_and_can_be_repeated(story: Story) -> None:
+    machine = story.machine
+    processes = machine.processes()
+    assert processes
+    done = machine.demo("down")
+    assert done.returncode == 0, done.stderr
+    assert not processes & living_processes()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", machine.settings.ui_port)) != 0
+    assert machine.demo("status").returncode == 3
+    assert machine.demo("down").stdout == "Nothing was running.\n"
+
+
+@pytest.mark.parametrize("value", ["0", "70000", "http"])
+def test_a_port_that_is_none_is_named(value: str) -> None:
+    env = {**os.environ, "AIRFLOW_UI_PORT": value, "PYTHONPATH": str(PROJECT / "include")}
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "status"], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"AIRFLOW_UI_PORT is '{value}'" in done.stderr
