@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 def make(*arguments: str) -> str:
-    done = subprocess.run(["make", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
+    # These tests run below a `make` themselves, which would tell this one about itself.
+    env = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    done = subprocess.run(["make", *arguments], cwd=PROJECT, env=env, capture_output=True, text=True, check=True)
     return done.stdout
 
 
