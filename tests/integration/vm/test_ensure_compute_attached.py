@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from edge_training.hooks.training_vm import TrainingVMHook
     from tests.airflow_harness import AirflowConnection, RunTask
 
-# The Azure ML SDK warns of its own code when it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:FileType Enum is Deprecated:DeprecationWarning")
-
 PYTHON = "~/training-env/bin/python"
+# A name of this module's own: other tests use the same site, and have attached its VM under the usual one.
+COMPUTE = "vm-under-test"
 
 
 def operator(**options: Any) -> EnsureComputeAttachedOperator:
     return EnsureComputeAttachedOperator(
-        **{"task_id": "ensure_compute_attached", "compute_name": "edge-vm", "python": PYTHON} | options
+        **{"task_id": "ensure_compute_attached", "compute_name": COMPUTE, "python": PYTHON} | options
     )
 
 
@@ -68,7 +67,7 @@ def test_the_vm_is_attached_once_and_then_left_alone(
     assert first.python == f"{ready.home()}/training-env/bin/python"
     assert first.python_version.startswith("3.11.")
     assert first.host_key == ready.host_key.fingerprint
-    found = workspace.find_compute("edge-vm")
+    found = workspace.find_compute(COMPUTE)
     assert found is not None
     assert (found.address, found.port, found.provisioning_state) == (ready.host, ready.port, "Succeeded")
 
@@ -110,7 +109,7 @@ def test_every_shortfall_is_told_and_nothing_is_attached(ready: TrainingVMHook, 
     outcome = run_task(operator(python="~/no-such-env/bin/python", needs=needs))
     assert isinstance(outcome.error, ComputeError)
     for part in (
-        f"Training VM {ready.user}@{ready.host}:{ready.port} is not fit for compute target 'edge-vm'",
+        f"Training VM {ready.user}@{ready.host}:{ready.port} is not fit for compute target '{COMPUTE}'",
         "needed 1024",
         "needed 1.0 PiB",
         "needed 1024.0 PiB",

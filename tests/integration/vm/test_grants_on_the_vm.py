@@ -38,6 +38,13 @@ print(json.dumps({
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_grants_before(vm: TrainingVMHook) -> None:
+    """Other tests use the same site, and may have left grants of runs that were cancelled."""
+    for name in names(vm):
+        vm.remove(grants.grant_path(vm.home(), name))
+
+
 @pytest.fixture
 def manifest(blob_connection: dict[str, Any], run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(StackHubBlobHook, "RETRIES", 0)
