@@ -1,11 +1,13 @@
-"""One DAG per site file in ``include/sites``; what the DAG does is in ``edge_training.pipeline``.
+"""One DAG per site file in ``include/sites``, and the janitor; what the DAG does is in ``edge_training.pipeline``.
 
 The file is not called ``edge_training.py``: both ``dags/`` and ``plugins/`` are on Python's path, and it would hide the package.
 Airflow leaves out files that lack the words "dag" and "airflow" (``[core] dag_discovery_safe_mode``): this sentence has both.
 """
 
-from edge_training.pipeline import SITES, build_dag
+from edge_training.pipeline import SITES, build_dag, build_janitor
 from edge_training.site import load_sites
 
-for site in load_sites(SITES):
+sites = list(load_sites(SITES))
+for site in sites:
     globals()[site.dag_id] = build_dag(site)
+janitor = build_janitor(sites)

@@ -44,11 +44,15 @@ class FakeComms:
     :param state: the task state store.
     :param xcom: by task id and key.
     :param sent: every message, in order.
+    :param task_states: what the database says of tasks, by task id.
+    :param dag_runs_over: ids of the DAG runs that are over; every other one is running.
     """
 
     state: dict[str, Any] = field(default_factory=dict)
     xcom: dict[tuple[str, str], Any] = field(default_factory=dict)
     sent: list[Any] = field(default_factory=list)
+    task_states: dict[str, str | None] = field(default_factory=dict)
+    dag_runs_over: set[str] = field(default_factory=set)
 
     def send(self, msg: Any) -> Any:
         """Answer a message of the task."""
@@ -87,6 +91,16 @@ class FakeComms:
         from airflow.sdk.execution_time import comms
 
         return comms.XComResult(key=message.key, value=self.xcom.get((message.task_id, message.key)))
+
+    def _GetTaskStates(self, message: Any) -> Any:  # noqa: N802
+        from airflow.sdk.execution_time import comms
+
+        return comms.TaskStatesResult(task_states={run_id: dict(self.task_states) for run_id in message.run_ids})
+
+    def _GetDRCount(self, message: Any) -> Any:  # noqa: N802
+        from airflow.sdk.execution_time import comms
+
+        return comms.DRCount(count=len(set(message.run_ids) - self.dag_runs_over))
 
     def _GetConnection(self, message: Any) -> Any:  # noqa: N802
         from airflow.sdk.exceptions import ErrorType

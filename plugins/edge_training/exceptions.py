@@ -7,8 +7,8 @@
     ├── DataVerificationError     the blobs are not what the site promised
     ├── ComputeError              the training VM is unreachable, unfit or not ours
     ├── ServiceError              a service answered with an error (status, code)     retried when `retryable`
-    ├── RunError                  a training run ended without a usable model         never retried by the task that waits
-    │   ├── RunFailedError
+    ├── RunError                  a training run ended without a usable model         never retried
+    │   ├── RunFailedError        ...                                                   retried when `retryable`: by another run
     │   ├── RunCanceledError
     │   └── RunTimeoutError
     ├── ResidencyError            something would leave, or has left, that must not   never retried
@@ -89,7 +89,16 @@ class RunError(EdgeTrainingError):
 
 
 class RunFailedError(RunError):
-    """The run ended as Failed, or ended well without the model it promised."""
+    """The run ended as Failed, or ended well without the model it promised.
+
+    :param message: the whole sentence for a person, with the run's own error.
+    :param run_id: the run's id in Azure ML.
+    :param retryable: whether another run may do better: the VM was lost, not the script wrong.
+    """
+
+    def __init__(self, message: str, *, run_id: str, retryable: bool = False) -> None:
+        super().__init__(message, run_id=run_id)
+        self.retryable = retryable
 
 
 class RunCanceledError(RunError):

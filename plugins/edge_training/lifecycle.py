@@ -2,7 +2,8 @@
 
 Nothing here talks to a service, so that every case can be tested by a table. The rule (see ``docs/decisions``): a run's id is chosen
 before it is submitted, from the DAG run and the attempt, so that whoever comes after a lost answer or a killed worker finds the run
-by asking for it. Missing → submit; active → attach; completed → adopt; failed or cancelled → the next attempt's id.
+by asking for it. Missing → submit; active → attach; completed → adopt; failed or cancelled → the next attempt's id, on a retry only.
+A person's clear is a new start, a retry is not: only a clear changes what the ids are made of.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_training.exceptions import RunCanceledError, RunError, RunFailedError, RunTimeoutError
 
@@ -26,6 +27,9 @@ MAXIMUM_ATTEMPTS = 100
 
 MAXIMUM_DURATION_CODE = "MaxRunDurationExceeded"
 """The error of a run that Azure ML cancelled by itself, because it took longer than it was submitted for."""
+
+PERMANENT_CODES = frozenset({"HostKeyChanged", "Protocol", "Sandbox", "Script", "Usage", "UserError", "Withheld"})
+"""Errors of a run that another run would end with as well; the first words of most come from ``edge_run/errors.py``."""
 
 
 class Phase(Enum):
@@ -48,13 +52,18 @@ class Action(Enum):
     SUBMIT = "submitted"
     ATTACH = "attached"
     ADOPT = "adopted"
+    REPORT = "ended"
+
+
+# What is done about a run that exists; one that failed or was cancelled is passed over for the next attempt.
+ACTIONS = {Phase.ACTIVE: Action.ATTACH, Phase.COMPLETED: Action.ADOPT}
 
 
 @dataclass(frozen=True)
 class Decision:
     """What to do, about which run.
 
-    :param action: submit it, attach to it, or adopt its result.
+    :param action: submit it, attach to it, adopt its result, or report that it failed.
     :param run_id: the run's id.
     :param attempt: 1 for the first submission of a DAG run.
     """
@@ -62,6 +71,24 @@ class Decision:
     action: Action
     run_id: str
     attempt: int
+
+
+# What a run that is waited for is remembered by, across the tries and clears of the task that waits.
+Remembered = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Which runs a task waits for.
+
+    :param key: what the ids of these runs begin with.
+    :param fresh: whether a person cleared the waiting task alone, so that it has to train anew itself.
+    :param superseded: the key of the runs that nobody waits for any more, or ``""``.
+    """
+
+    key: str
+    fresh: bool
+    superseded: str
 
 
 def phase_of(state: str) -> Phase:
@@ -93,27 +120,66 @@ def run_id_of(key: str, attempt: int) -> str:
     return f"{key}-{attempt}"
 
 
-def decide(key: str, find: Callable[[str], RunStatus | None]) -> Decision:
+def key_of(run_id: str) -> str:
+    """Return the key that a run's id begins with.
+
+    :param run_id: what :func:`run_id_of` returned.
+    """
+    return run_id.rpartition("-")[0]
+
+
+def decide(key: str, find: Callable[[str], RunStatus | None], *, retry: bool) -> Decision:
     """Decide what to do next for a DAG run, from what its earlier tries left in Azure ML.
 
     :param key: what :func:`run_key` returned.
     :param find: returns the run of an id, or ``None`` when there is none.
+    :param retry: whether this is a later try: only then a run that failed is followed by another.
     :raises RunFailedError: when :data:`MAXIMUM_ATTEMPTS` runs of this DAG run have failed.
     """
     for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
         run_id = run_id_of(key, attempt)
         found = find(run_id)
         if found is None:
+            failed_before = attempt > 1
+            if failed_before and not retry:
+                return Decision(Action.REPORT, run_id_of(key, attempt - 1), attempt - 1)
             return Decision(Action.SUBMIT, run_id, attempt)
-        phase = phase_of(found.state)
-        if phase is Phase.ACTIVE:
-            return Decision(Action.ATTACH, run_id, attempt)
-        if phase is Phase.COMPLETED:
-            return Decision(Action.ADOPT, run_id, attempt)
+        action = ACTIONS.get(phase_of(found.state))
+        if action is not None:
+            return Decision(action, run_id, attempt)
     raise RunFailedError(
         f"{MAXIMUM_ATTEMPTS} runs of this DAG run have failed, the last is {run_id}. Correct the cause, then trigger a new DAG run.",
         run_id=run_id,
     )
+
+
+def remember(given: str, wait: Wait, max_tries: int) -> Remembered:
+    """Return what a waiting task has to remember for its later tries.
+
+    :param given: the run's id that it was handed.
+    :param wait: what :func:`wait_for` returned.
+    :param max_tries: Airflow's number for this task at this moment.
+    """
+    return {"given": given, "key": wait.key, "max_tries": max_tries}
+
+
+def wait_for(given: str, remembered: Remembered, max_tries: int, dag_id: str, dag_run_id: str) -> Wait:
+    """Decide which runs a waiting task waits for.
+
+    :param given: the run's id that the submitting task handed on.
+    :param remembered: what an earlier try of this task remembered, or nothing.
+    :param max_tries: Airflow's number for this task at this moment; a clear raises it, a retry does not.
+    :param dag_id: the DAG's id.
+    :param dag_run_id: the DAG run's id.
+    """
+    before = str(remembered.get("key", ""))
+    if remembered.get("given") != given:
+        # The first try, or the submitting task was cleared too and has handed on another run.
+        key = key_of(given)
+        return Wait(key, fresh=False, superseded=before if before != key else "")
+    if remembered.get("max_tries") == max_tries:
+        return Wait(before, fresh=False, superseded="")
+    return Wait(run_key(f"{dag_id}", f"{dag_run_id}\n{given}", max_tries), fresh=True, superseded=before)
 
 
 def error_of(status: RunStatus) -> RunError | None:
@@ -127,7 +193,9 @@ def error_of(status: RunStatus) -> RunError | None:
         code = f" [{status.error_code}]" if status.error_code else ""
         cause = status.error_message.strip() or "Azure ML gives no reason; the run's log may."
         return RunFailedError(
-            f"Run {status.run_id} ended as {status.state}{code}: {cause}{where}", run_id=status.run_id
+            f"Run {status.run_id} ended as {status.state}{code}: {cause}{where}",
+            run_id=status.run_id,
+            retryable=status.error_code not in PERMANENT_CODES,
         )
     if phase is Phase.CANCELED and status.error_code == MAXIMUM_DURATION_CODE:
         return RunTimeoutError(

@@ -5,6 +5,7 @@ Imports no SDK and reads no service, so that parsing stays fast; the operators i
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,23 @@ from airflow.sdk import DAG
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.code import CheckTrainingCodeOperator
 from edge_training.operators.compute import EnsureComputeAttachedOperator
-from edge_training.operators.experiment import PollRunOperator, SubmitExperimentOperator
+from edge_training.operators.experiment import SubmitExperimentOperator
 from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAccessOperator
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
+from edge_training.operators.janitor import SweepSiteOperator
 from edge_training.operators.model import RegisterModelOperator
+from edge_training.operators.run import PollRunOperator
 from edge_training.retries import TypedRetryPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edge_training.site import SiteConfig
 
 PROJECT = Path(__file__).resolve().parents[2]
-SITES = PROJECT / "include" / "sites"
-SCRIPTS = PROJECT / "include" / "training_scripts"
+# An organisation may keep its sites and its training projects in repositories of their own.
+SITES = Path(os.environ.get("EDGE_TRAINING_SITES") or PROJECT / "include" / "sites")
+SCRIPTS = Path(os.environ.get("EDGE_TRAINING_SCRIPTS") or PROJECT / "include" / "training_scripts")
 TASK_TIMEOUT = timedelta(hours=1)
 
 DOCUMENTATION = """
@@ -48,6 +54,13 @@ DOCUMENTATION = """
 What each task logs, its errors and what to do: `docs/operating.md`.
 """
 
+JANITOR_DOCUMENTATION = """
+### Cleans up after tasks whose process is gone
+
+A person may end a task while the triggerer is down, and a machine may die with a task on it; the remote run would go on. For every site,
+one task finds the runs whose DAG run is over by their lineage tags and cancels them, and removes expired grants from the VM.
+"""
+
 
 def build_dag(site: SiteConfig) -> DAG:
     """Make the DAG of a site.
@@ -66,6 +79,34 @@ def build_dag(site: SiteConfig) -> DAG:
         default_args=_default_args(site),
     ) as dag:
         _add_tasks(site)
+    return dag
+
+
+def build_janitor(sites: Iterable[SiteConfig]) -> DAG:
+    """Make the DAG that cleans up, every quarter of an hour and for every site, what no task can clean up after itself.
+
+    :param sites: the sites.
+    """
+    with DAG(
+        dag_id="edge_training_janitor",
+        description="Cancels remote runs whose DAG run is over, and removes expired grants.",
+        doc_md=JANITOR_DOCUMENTATION,
+        schedule="*/15 * * * *",
+        is_paused_upon_creation=False,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        tags=["edge-training"],
+    ) as dag:
+        for site in sites:
+            SweepSiteOperator(
+                task_id=f"sweep_{site.name}",
+                site=site.name,
+                experiment=site.training.experiment,
+                azure_ml_conn_id=site.azure_ml,
+                training_vm_conn_id=site.compute.connection,
+                **_default_args(site),
+            )
     return dag
 
 
@@ -112,29 +153,30 @@ def _add_tasks(site: SiteConfig) -> None:
         training_vm_conn_id=site.compute.connection,
         blob_conn_id=data_settings.connection,
     )
-    run = SubmitExperimentOperator(
-        task_id="submit_experiment",
-        site=site.name,
-        experiment=training.experiment,
-        project=training.project,
-        scripts_folder=str(SCRIPTS),
-        parameters=training.parameters,
-        maximum_duration=training.maximum_duration,
-        data=data.output,
-        code=code.output,
-        compute=compute.output,
-        grant=grant.output,
-        azure_ml_conn_id=site.azure_ml,
-    )
+    submission: dict[str, Any] = {
+        "site": site.name,
+        "experiment": training.experiment,
+        "project": training.project,
+        "scripts_folder": str(SCRIPTS),
+        "parameters": training.parameters,
+        "maximum_duration": training.maximum_duration,
+        "grant_lifetime": data_settings.grant_lifetime,
+        "data": data.output,
+        "code": code.output,
+        "compute": compute.output,
+        "azure_ml_conn_id": site.azure_ml,
+        "training_vm_conn_id": site.compute.connection,
+        "blob_conn_id": data_settings.connection,
+    }
+    run = SubmitExperimentOperator(task_id="submit_experiment", grant=grant.output, **submission)
     result = PollRunOperator(
         task_id="poll_run",
         run=run.output,
         model_file=site.model.file,
-        maximum_duration=training.maximum_duration,
         poll_interval=training.poll_interval,
-        azure_ml_conn_id=site.azure_ml,
         # The operator ends the run itself at the site's limit; Airflow's must come later, or the run would go on.
         execution_timeout=training.maximum_duration + TASK_TIMEOUT,
+        **submission,
     )
     revoke = RevokeDataAccessOperator(
         task_id="revoke_data_access", grant=grant.output, training_vm_conn_id=site.compute.connection

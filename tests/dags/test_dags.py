@@ -42,7 +42,7 @@ def dag(bag: DagBag) -> DAG:
 def test_every_site_file_is_a_dag_and_nothing_fails_to_import(bag: DagBag) -> None:
     sites = {f"edge_training_{path.stem}" for path in (PROJECT / "include" / "sites").glob("*.yaml")}
     assert bag.import_errors == {}
-    assert set(bag.dags) == sites
+    assert set(bag.dags) == sites | {"edge_training_janitor"}
 
 
 def test_the_pipeline_has_its_steps(dag: DAG) -> None:
@@ -83,8 +83,18 @@ def test_the_grant_is_removed_also_when_training_fails(dag: DAG) -> None:
     assert dag.get_task("revoke_data_access").is_teardown
 
 
-def test_the_dag_survives_serialisation(dag: DAG) -> None:
-    assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).dag_id == dag.dag_id
+def test_the_dags_survive_serialisation(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).dag_id == dag.dag_id
+
+
+def test_the_janitor_sweeps_every_site(bag: DagBag) -> None:
+    janitor = bag.dags["edge_training_janitor"]
+    assert set(janitor.task_ids) == {f"sweep_{dag_id.removeprefix('edge_training_')}" for dag_id in bag.dags} - {
+        "sweep_janitor"
+    }
+    assert janitor.schedule is not None
+    assert all(task.retry_policy is not None for task in janitor.tasks)
 
 
 def test_a_mistake_in_a_site_file_is_an_import_error_that_names_file_and_field(tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ from edge_training.lifecycle import (
     Action,
     Decision,
     Phase,
+    Wait,
     decide,
     error_of,
     phase_of,
+    remember,
     run_id_of,
     run_key,
     seconds_between,
     timeout_error,
+    wait_for,
 )
 from edge_training.records import RunStatus
 
@@ -41,36 +44,36 @@ def service(*states: str) -> Callable[[str], RunStatus | None]:
     return runs.get
 
 
-def expected(action: Action, attempt: int) -> Decision:
-    return Decision(action, run_id_of(KEY, attempt), attempt)
+# What earlier tries left in Azure ML, attempt by attempt → what a first try does, and what a retry does.
+TABLE: list[tuple[tuple[str, ...], tuple[Action, int], tuple[Action, int]]] = [
+    ((), (Action.SUBMIT, 1), (Action.SUBMIT, 1)),
+    *[((state,), (Action.ATTACH, 1), (Action.ATTACH, 1)) for state in ACTIVE],
+    (("Completed",), (Action.ADOPT, 1), (Action.ADOPT, 1)),
+    (("Failed",), (Action.REPORT, 1), (Action.SUBMIT, 2)),
+    (("Canceled",), (Action.REPORT, 1), (Action.SUBMIT, 2)),
+    *[
+        ((*failed, state), (action, len(failed) + 1), (action, len(failed) + 1))
+        for failed in (("Failed",), ("Canceled",), ("Failed", "Canceled"))
+        for state, action in (("Queued", Action.ATTACH), ("Running", Action.ATTACH), ("Completed", Action.ADOPT))
+    ],
+    (("Failed", "Canceled"), (Action.REPORT, 2), (Action.SUBMIT, 3)),
+    # A run that completed is never followed by another, whatever came after it.
+    (("Completed", "Failed"), (Action.ADOPT, 1), (Action.ADOPT, 1)),
+]
 
 
-def test_a_run_that_is_missing_is_submitted() -> None:
-    assert decide(KEY, service()) == expected(Action.SUBMIT, 1)
-
-
-@pytest.mark.parametrize("state", ACTIVE)
-def test_a_run_that_goes_on_is_attached_to(state: str) -> None:
-    assert decide(KEY, service(state)) == expected(Action.ATTACH, 1)
-
-
-def test_a_run_that_completed_is_adopted() -> None:
-    assert decide(KEY, service("Completed")) == expected(Action.ADOPT, 1)
-
-
-@pytest.mark.parametrize("state", ["Failed", "Canceled"])
-def test_after_a_run_that_failed_the_next_attempt_is_submitted(state: str) -> None:
-    assert decide(KEY, service(state)) == expected(Action.SUBMIT, 2)
-
-
-@pytest.mark.parametrize(("state", "action"), [("Running", Action.ATTACH), ("Completed", Action.ADOPT)])
-def test_the_newest_attempt_counts(state: str, action: Action) -> None:
-    assert decide(KEY, service("Failed", "Canceled", state)) == expected(action, 3)
+@pytest.mark.parametrize("retry", [False, True], ids=["first try", "retry"])
+@pytest.mark.parametrize(("states", "first", "later"), TABLE, ids=lambda value: "+".join(map(str, value)) or "nothing")
+def test_what_is_found_and_which_try_it_is_decide(
+    states: tuple[str, ...], first: tuple[Action, int], later: tuple[Action, int], retry: bool
+) -> None:
+    action, attempt = later if retry else first
+    assert decide(KEY, service(*states), retry=retry) == Decision(action, run_id_of(KEY, attempt), attempt)
 
 
 def test_attempts_have_an_end() -> None:
     with pytest.raises(RunFailedError, match="trigger a new DAG run"):
-        decide(KEY, service(*["Failed"] * MAXIMUM_ATTEMPTS))
+        decide(KEY, service(*["Failed"] * MAXIMUM_ATTEMPTS), retry=True)
 
 
 def test_an_id_is_the_same_for_every_try_and_another_for_every_dag_run_and_clear() -> None:
@@ -137,3 +140,44 @@ def test_a_run_that_took_too_long_names_the_setting() -> None:
 )
 def test_the_time_of_a_run_is_read_from_azure_mls_timestamps(started: str, ended: str, seconds: float) -> None:
     assert seconds_between(started, ended) == seconds
+
+
+def test_a_first_try_waits_for_the_run_that_it_was_handed() -> None:
+    assert wait_for(f"{KEY}-1", {}, 2, "d", "r") == Wait(KEY, fresh=False, superseded="")
+
+
+def test_a_retry_waits_for_the_same_runs() -> None:
+    first = wait_for(f"{KEY}-1", {}, 2, "d", "r")
+    assert wait_for(f"{KEY}-1", remember(f"{KEY}-1", first, 2), 2, "d", "r") == first
+
+
+def test_a_task_that_was_cleared_alone_trains_anew_and_gives_up_the_old_run() -> None:
+    first = wait_for(f"{KEY}-1", {}, 2, "d", "r")
+    cleared = wait_for(f"{KEY}-1", remember(f"{KEY}-1", first, 2), 5, "d", "r")
+    assert cleared.fresh
+    assert cleared.superseded == KEY
+    assert cleared.key not in {KEY, run_key("d", "r", 5)}
+    retried = wait_for(f"{KEY}-1", remember(f"{KEY}-1", cleared, 5), 5, "d", "r")
+    assert (retried.key, retried.superseded) == (cleared.key, "")
+    again = wait_for(f"{KEY}-1", remember(f"{KEY}-1", cleared, 5), 8, "d", "r")
+    assert again.key != cleared.key
+    assert again.superseded == cleared.key
+
+
+def test_a_task_that_was_cleared_together_with_the_submission_waits_for_the_new_run() -> None:
+    new = run_key("d", "r", 9)
+    first = wait_for(f"{KEY}-1", {}, 2, "d", "r")
+    cleared = wait_for(f"{new}-1", remember(f"{KEY}-1", first, 2), 5, "d", "r")
+    assert cleared == Wait(new, fresh=False, superseded=KEY)
+
+
+def test_the_submission_s_next_attempt_supersedes_nothing() -> None:
+    first = wait_for(f"{KEY}-1", {}, 2, "d", "r")
+    assert wait_for(f"{KEY}-2", remember(f"{KEY}-1", first, 2), 2, "d", "r") == Wait(KEY, fresh=False, superseded="")
+
+
+@pytest.mark.parametrize(("code", "retryable"), [("Script", False), ("Withheld", False), ("RunLost", True), ("", True)])
+def test_a_failed_run_is_followed_by_another_only_when_that_may_do_better(code: str, retryable: bool) -> None:
+    error = error_of(RunStatus("run-1", "Failed", "", code, "why"))
+    assert error is not None
+    assert error.retryable is retryable

@@ -1,39 +1,50 @@
-"""The Azure ML workspace as the pipeline sees it; the only module that imports the Azure ML SDK.
+"""The Azure ML workspace as the pipeline sees it: one hook, whatever is behind it.
 
-``azureml-core`` is the SDK that attaches a VM by address. Its support has ended, so everything that depends on it stands here: a second
-implementation can stand beside this one. Importing it takes seconds, so it is imported by the first call and never when a DAG is parsed.
+``azureml-core`` is the SDK that attaches a VM by address. Its support has ended, so everything that depends on it stands in the modules
+``azure_ml*.py`` of this folder: a second implementation can stand beside them. Importing it takes seconds, so it is imported by the first
+call and never when a DAG is parsed.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 from airflow.sdk import BaseHook
 
 from edge_training.exceptions import ComputeError, ServiceError
-from edge_training.hooks.azure_ml_errors import azure_ml_errors
-from edge_training.hooks.azure_ml_records import attached_compute, last_numbers, model_version, run_error
+from edge_training.hooks import azure_ml_calls as calls
+from edge_training.hooks.azure_ml_errors import azure_ml_errors, is_stale_login, wished_pause
+from edge_training.hooks.azure_ml_records import last_numbers
+from edge_training.hooks.azure_ml_transport import bound_the_sdk, reading_at_most
 from edge_training.hooks.connections import ConnectionSettings, read_connection
-from edge_training.records import AttachedCompute, ModelVersion, RunStatus
+from edge_training.hooks.retrying import NO_PATIENCE, Patience, persist
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from edge_training.hooks.azure_ml_records import ListedRun
+    from edge_training.records import AttachedCompute, ModelVersion, RunStatus
 
 EXTRAS = ("tenant_id", "cloud", "subscription_id", "resource_group", "workspace")
 ATTACH_POLL_SECONDS = 1.0
-REQUEST_TIMEOUT_SECONDS = 30.0
 RUN_LOG = "user_logs/std_log.txt"
+Result = TypeVar("Result")
 
 
 class AzureMLHook(BaseHook):
     """Talks to one Azure ML workspace with a service principal.
 
+    Every call is tried again when its error may pass (no answer, 408, 429, 5xx), logs in again when its access token has run out, and
+    raises a :class:`~edge_training.exceptions.ServiceError` otherwise.
+
     :param conn_id: Airflow connection of type ``azure_ml``: login = client id, password = client secret, and in its extra
         ``tenant_id``, ``subscription_id``, ``resource_group``, ``workspace``, and ``cloud`` when it is not AzureCloud.
+    :param patience: how long calls are tried again; a trigger, which looks again anyway, wants little of it.
     """
 
     conn_name_attr = "azure_ml_conn_id"
@@ -41,9 +52,12 @@ class AzureMLHook(BaseHook):
     conn_type = "azure_ml"
     hook_name = "Azure Machine Learning"
 
-    def __init__(self, conn_id: str = default_conn_name) -> None:
+    def __init__(self, conn_id: str = default_conn_name, patience: Patience | None = None) -> None:
         super().__init__()
         self.conn_id = conn_id
+        self.patience = Patience() if patience is None else patience
+        self._workspace: Any = None
+        self._opening = threading.Lock()
 
     @cached_property
     def settings(self) -> ConnectionSettings:
@@ -54,25 +68,54 @@ class AzureMLHook(BaseHook):
         required = ("login", "password", "tenant_id", "subscription_id", "resource_group", "workspace")
         return read_connection(self.conn_id, (self.conn_type,), EXTRAS, required=required)
 
-    @cached_property
+    @property
     def workspace(self) -> Any:
-        """Return the SDK's ``Workspace``.
+        """Return the SDK's ``Workspace``, opened by the first call.
 
         :raises ServiceError: when it does not exist or the credentials are refused.
         """
-        settings = self.settings
-        name = settings.text("workspace")
-        with azure_ml_errors(f"open workspace '{name}'", self.conn_id):
-            from azureml.core import Workspace
-            from azureml.core.authentication import ServicePrincipalAuthentication
+        with self._opening:
+            if self._workspace is None:
+                self._workspace = self._open()
+            return self._workspace
 
-            login = ServicePrincipalAuthentication(
-                settings.text("tenant_id"),
-                settings.login,
-                settings.password,
-                cloud=settings.text("cloud") or "AzureCloud",
-            )
-            return Workspace(settings.text("subscription_id"), settings.text("resource_group"), name, auth=login)
+    def _open(self) -> Any:
+        settings = self.settings
+        with azure_ml_errors(f"open workspace '{settings.text('workspace')}'", self.conn_id):
+            bound_the_sdk()
+            return calls.open_workspace(settings)
+
+    def _call(self, doing: str, call: Callable[[Any], Result], patience: Patience | None = None) -> Result:
+        """Do something with the workspace, again if need be.
+
+        :param doing: what, to which id, to end the sentence "Could not ...".
+        :param call: gets the workspace; it must be safe to do twice.
+        :param patience: another than the hook's.
+        :raises ServiceError: when it does not succeed.
+        """
+        patience = self.patience if patience is None else patience
+        attempt = partial(self._with_a_good_login, doing, call, patience)
+        return persist(attempt, doing=doing, patience=patience, log=self.log, wished_pause=wished_pause)
+
+    def _with_a_good_login(self, doing: str, call: Callable[[Any], Result], patience: Patience) -> Result:
+        """Call once, and once more with a new login when the one at hand is not accepted any longer."""
+        known = self._workspace
+        try:
+            return self._once(doing, call, patience)
+        except ServiceError as error:
+            if known is None or not is_stale_login(error):
+                raise
+            self.log.info("The access token is not accepted any longer; logging in again.")
+        with self._opening:
+            if self._workspace is known:
+                self._workspace = None
+        return self._once(doing, call, patience)
+
+    def _once(self, doing: str, call: Callable[[Any], Result], patience: Patience) -> Result:
+        with reading_at_most(patience.deadline_seconds or Patience.deadline_seconds):
+            workspace = self.workspace
+            with azure_ml_errors(doing, self.conn_id):
+                return call(workspace)
 
     # Compute
 
@@ -82,18 +125,7 @@ class AzureMLHook(BaseHook):
         :param name: the compute target's name.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        workspace = self.workspace
-        with azure_ml_errors(f"look up compute target '{name}'", self.conn_id):
-            from azureml.core.compute import ComputeTarget
-            from azureml.exceptions import ComputeTargetException
-
-            try:
-                target = ComputeTarget(workspace, name)
-            except ComputeTargetException as error:
-                if "ComputeTargetNotFound" in str(error):
-                    return None
-                raise
-            return attached_compute(target)
+        return self._call(f"look up compute target '{name}'", lambda workspace: calls.find_compute(workspace, name))
 
     def attach_vm(
         self,
@@ -125,27 +157,22 @@ class AzureMLHook(BaseHook):
         :raises ComputeError: when Azure ML could not reach or log in to the VM.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        workspace = self.workspace
-        with azure_ml_errors(f"attach compute target '{name}'", self.conn_id):
-            from azureml.core.compute import ComputeTarget, RemoteCompute
-
-            configuration = RemoteCompute.attach_configuration(
-                username=user,
-                address=None if resource_id else address,
-                resource_id=resource_id,
-                ssh_port=port,
-                password=password,
-                private_key_file=private_key_file,
-                private_key_passphrase=passphrase,
-            )
-            target = ComputeTarget.attach(workspace, name, configuration)
-            deadline = time.monotonic() + timeout_seconds
-            while target.provisioning_state not in {"Succeeded", "Failed", "Canceled"}:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(ATTACH_POLL_SECONDS)
-                target.refresh_state()
-            attached = attached_compute(target)
+        configuration = {
+            "username": user,
+            "address": None if resource_id else address,
+            "resource_id": resource_id,
+            "ssh_port": port,
+            "password": password,
+            "private_key_file": private_key_file,
+            "private_key_passphrase": passphrase,
+        }
+        deadline = time.monotonic() + timeout_seconds
+        attached = self._call(
+            f"attach compute target '{name}'", lambda workspace: calls.attach_vm(workspace, name, **configuration)
+        )
+        while attached.provisioning_state not in {"Succeeded", "Failed", "Canceled"} and time.monotonic() < deadline:
+            time.sleep(ATTACH_POLL_SECONDS)
+            attached = self.find_compute(name) or attached
         if attached.provisioning_state != "Succeeded":
             raise ComputeError(
                 f"Azure ML did not attach compute target '{name}': it is {attached.provisioning_state} after at most "
@@ -160,11 +187,7 @@ class AzureMLHook(BaseHook):
         :param name: the compute target's name.
         :raises ServiceError: when Azure ML cannot be asked, or there is none of that name.
         """
-        workspace = self.workspace
-        with azure_ml_errors(f"detach compute target '{name}'", self.conn_id):
-            from azureml.core.compute import ComputeTarget
-
-            ComputeTarget(workspace, name).detach()
+        self._call(f"detach compute target '{name}'", lambda workspace: calls.detach(workspace, name))
 
     # Runs
 
@@ -194,21 +217,19 @@ class AzureMLHook(BaseHook):
         :param maximum_seconds: after this Azure ML ends the run by itself.
         :raises ServiceError: when Azure ML refuses or cannot be asked.
         """
-        workspace = self.workspace
-        with azure_ml_errors(f"submit run '{run_id}' to compute target '{compute}'", self.conn_id):
-            from azureml.core import Environment, Experiment, RunConfiguration, ScriptRunConfig
-
-            environment = Environment(name="edge-training")
-            environment.python.user_managed_dependencies = True
-            environment.python.interpreter_path = python
-            run_config = RunConfiguration()
-            run_config.target = compute
-            run_config.environment = environment
-            run_config.max_run_duration_seconds = maximum_seconds
-            script_config = ScriptRunConfig(
-                source_directory=str(source_directory), script=script, arguments=list(arguments), run_config=run_config
-            )
-            Experiment(workspace, experiment).submit(script_config, tags=dict(tags), run_id=run_id)
+        submission = partial(
+            calls.submit,
+            run_id=run_id,
+            experiment=experiment,
+            compute=compute,
+            source_directory=source_directory,
+            script=script,
+            arguments=arguments,
+            python=python,
+            tags=tags,
+            maximum_seconds=maximum_seconds,
+        )
+        self._call(f"submit run '{run_id}' to compute target '{compute}'", submission)
 
     def find_run(self, run_id: str) -> RunStatus | None:
         """Return a run, or ``None`` when Azure ML has none of that id.
@@ -229,19 +250,32 @@ class AzureMLHook(BaseHook):
         :param run_id: the run's id.
         :raises ServiceError: when Azure ML cannot be asked, or has no such run.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"get the state of run '{run_id}'", self.conn_id):
-            details = run.get_details()
-            code, message = run_error(details.get("error"))
-            return RunStatus(
-                run_id=run_id,
-                state=str(details["status"]),
-                portal_url=str(run.get_portal_url()),
-                error_code=code,
-                error_message=message,
-                started=str(details.get("startTimeUtc") or ""),
-                ended=str(details.get("endTimeUtc") or ""),
-            )
+        return self._call(f"get the state of run '{run_id}'", lambda workspace: calls.read_status(workspace, run_id))
+
+    def active_runs(self, experiment: str) -> dict[str, RunStatus]:
+        """Return the runs of an experiment that have not ended, by id: one request for up to 500 of them.
+
+        A run that is missing has ended, or was never submitted: :meth:`find_run` tells which.
+
+        :param experiment: the experiment's name; it is made when it does not exist.
+        :raises ServiceError: when Azure ML cannot be asked.
+        """
+        return {run.status.run_id: run.status for run in self.runs_tagged({}, experiment)}
+
+    def runs_tagged(self, tags: Mapping[str, str], experiment: str | None = None) -> tuple[ListedRun, ...]:
+        """Return the runs that have not ended and carry all these tags.
+
+        :param tags: tags and their values; none for all runs.
+        :param experiment: the experiment's name; ``None`` for all, with a request for each.
+        :raises ServiceError: when Azure ML cannot be asked.
+        """
+
+        def look(workspace: Any) -> tuple[ListedRun, ...]:
+            names = calls.experiment_names(workspace) if experiment is None else [experiment]
+            return tuple(run for name in names for run in calls.list_active(workspace, name, tags))
+
+        where = "all experiments" if experiment is None else f"experiment '{experiment}'"
+        return self._call(f"list the active runs of {where}", look)
 
     def read_log(self, run_id: str, offset: int, name: str = RUN_LOG) -> bytes:
         """Return what a run's log has grown by.
@@ -251,17 +285,11 @@ class AzureMLHook(BaseHook):
         :param name: the log's name among the run's log files.
         :raises ServiceError: when the log cannot be read; a log that is not there yet is empty.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"read log '{name}' of run '{run_id}'", self.conn_id):
-            url = (run.get_details().get("logFiles") or {}).get(name)
-            if url is None:
-                return b""
-            answer = requests.get(url, headers={"Range": f"bytes={offset}-"}, timeout=REQUEST_TIMEOUT_SECONDS)
-            if answer.status_code in {requests.codes.not_found, requests.codes.requested_range_not_satisfiable}:
-                return b""
-            answer.raise_for_status()
-            whole = answer.status_code == requests.codes.ok
-            return answer.content[offset:] if whole else answer.content
+        return self._call(
+            f"read log '{name}' of run '{run_id}'",
+            lambda workspace: calls.read_log(workspace, run_id, offset, name),
+            patience=NO_PATIENCE,  # whoever follows a log asks again anyway, and meanwhile wants to know the run's state
+        )
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """Return the last value of each numeric metric of a run.
@@ -269,9 +297,10 @@ class AzureMLHook(BaseHook):
         :param run_id: the run's id.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"read the metrics of run '{run_id}'", self.conn_id):
-            return last_numbers(run.get_metrics())
+        return self._call(
+            f"read the metrics of run '{run_id}'",
+            lambda workspace: last_numbers(calls.get_run(workspace, run_id).get_metrics()),
+        )
 
     def artifacts(self, run_id: str) -> tuple[str, ...]:
         """Return the names of all files that Azure ML holds for a run, sorted.
@@ -279,9 +308,10 @@ class AzureMLHook(BaseHook):
         :param run_id: the run's id.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"list the files of run '{run_id}'", self.conn_id):
-            return tuple(sorted(run.get_file_names()))
+        return self._call(
+            f"list the files of run '{run_id}'",
+            lambda workspace: tuple(sorted(calls.get_run(workspace, run_id).get_file_names())),
+        )
 
     def cancel(self, run_id: str) -> None:
         """Ask Azure ML to cancel a run.
@@ -289,9 +319,7 @@ class AzureMLHook(BaseHook):
         :param run_id: the run's id.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"cancel run '{run_id}'", self.conn_id):
-            run.cancel()
+        self._call(f"cancel run '{run_id}'", lambda workspace: calls.get_run(workspace, run_id).cancel())
 
     # Models
 
@@ -302,17 +330,17 @@ class AzureMLHook(BaseHook):
         :param tags: tags and their values.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        workspace = self.workspace
-        with azure_ml_errors(f"look for a version of model '{name}'", self.conn_id):
-            from azureml.core import Model
-
-            found = Model.list(workspace, name=name, tags=[[key, value] for key, value in tags.items()])
-            return max((model_version(model) for model in found), key=lambda one: one.version, default=None)
+        found = self._call(
+            f"look for a version of model '{name}'", lambda workspace: calls.find_models(workspace, name, tags)
+        )
+        return found[0] if found else None
 
     def register_model(
         self, *, run_id: str, name: str, path: str, tags: Mapping[str, str], properties: Mapping[str, str]
     ) -> ModelVersion:
         """Register a file of a run as the next version of a model.
+
+        Registering twice would make two versions. When an answer was lost, the version is looked for before it is sent again.
 
         :param run_id: the run's id.
         :param name: the model's name.
@@ -321,16 +349,21 @@ class AzureMLHook(BaseHook):
         :param properties: likewise; these cannot be changed later.
         :raises ServiceError: when Azure ML refuses or cannot be asked.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"register '{path}' of run '{run_id}' as a version of model '{name}'", self.conn_id):
-            registered = run.register_model(
-                model_name=name,
-                model_path=path,
-                tags=dict(tags),
-                properties=dict(properties),
-                model_framework="Onnx" if path.endswith(".onnx") else "Custom",
+        sent = False
+
+        def register(workspace: Any) -> ModelVersion:
+            nonlocal sent
+            if sent:
+                made = calls.find_models(workspace, name, run_id=run_id)
+                if made:
+                    self.log.info("Model %s was registered by the request whose answer was lost.", made[0].model_id)
+                    return made[0]
+            sent = True
+            return calls.register_model(
+                workspace, run_id=run_id, name=name, path=path, tags=tags, properties=properties
             )
-            return model_version(registered)
+
+        return self._call(f"register '{path}' of run '{run_id}' as a version of model '{name}'", register)
 
     def download_artifact(self, run_id: str, name: str, target: Path) -> Path:
         """Download one file of a run.
@@ -340,9 +373,10 @@ class AzureMLHook(BaseHook):
         :param target: where it goes.
         :raises ServiceError: when it is not there or Azure ML cannot be asked.
         """
-        run = self._run(run_id)
-        with azure_ml_errors(f"download '{name}' of run '{run_id}'", self.conn_id):
-            run.download_file(name, output_file_path=str(target))
+        self._call(
+            f"download '{name}' of run '{run_id}'",
+            lambda workspace: calls.get_run(workspace, run_id).download_file(name, output_file_path=str(target)),
+        )
         return target
 
     def download_model(self, name: str, version: int, target: Path) -> Path:
@@ -353,16 +387,8 @@ class AzureMLHook(BaseHook):
         :param target: folder that the file is put in; what is there of an earlier try is replaced.
         :raises ServiceError: when there is no such version or Azure ML cannot be asked.
         """
-        workspace = self.workspace
-        with azure_ml_errors(f"download model '{name}:{version}'", self.conn_id):
-            from azureml.core import Model
-
-            model = Model(workspace, name=name, version=version)
-            return type(target)(model.download(target_dir=str(target), exist_ok=True))
-
-    def _run(self, run_id: str) -> Any:
-        workspace = self.workspace
-        with azure_ml_errors(f"find run '{run_id}'", self.conn_id):
-            from azureml.core import Run
-
-            return Run.get(workspace, run_id)
+        path = self._call(
+            f"download model '{name}:{version}'",
+            lambda workspace: calls.download_model(workspace, name, version, target),
+        )
+        return type(target)(path)

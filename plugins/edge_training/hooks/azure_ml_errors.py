@@ -15,6 +15,7 @@ from azure.core import exceptions as azure_core
 from msrest import exceptions as msrest
 
 from edge_training.exceptions import EdgeTrainingError, ServiceError
+from edge_training.hooks.azure_ml_transport import UnansweredError, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,7 @@ def map_error(error: BaseException, doing: str, conn_id: str) -> ServiceError:
     """
     status = status_of(error)
     answered = status is not None or not _is_network(error)
+    trusted = not _is_untrusted(error)
     advice = ADVICE.get(status or 0, "") if answered else NO_ANSWER
     said = message_of(error)
     parts = [f"Could not {doing} (connection '{conn_id}'): {said}", advice, f"HTTP status {status}." if status else ""]
@@ -65,7 +67,7 @@ def map_error(error: BaseException, doing: str, conn_id: str) -> ServiceError:
         service=SERVICE,
         status=status,
         code=code_of(error),
-        retryable=None if answered and status is not None else not answered,
+        retryable=None if status is not None else not answered and trusted,
     )
 
 
@@ -92,11 +94,37 @@ def code_of(error: BaseException) -> str | None:
     :param error: what the SDK raised.
     """
     for one in _chain(error):
-        inner = getattr(getattr(one, "error", None), "error", None)
+        inner = one if isinstance(one, UnansweredError) else getattr(getattr(one, "error", None), "error", None)
         code = getattr(inner, "code", None)
         if isinstance(code, str):
             return code
     return None
+
+
+def wished_pause(error: BaseException) -> float | None:
+    """Return the seconds that the service asks to wait for in an error (Retry-After), or ``None``.
+
+    :param error: what the SDK raised, or the error of ours that stands for it.
+    """
+    for one in _chain(error):
+        if isinstance(one, UnansweredError):
+            return one.retry_after
+        headers = getattr(getattr(one, "response", None), "headers", None)
+        if headers is not None:
+            return retry_after(headers)
+    return None
+
+
+def is_stale_login(error: ServiceError) -> bool:
+    """Tell whether a service refused an access token, which a new login may mend; a refused client secret it does not.
+
+    :param error: of ours, with what the SDK raised as its cause.
+    """
+    if error.status != requests.codes.unauthorized or error.__cause__ is None:
+        return False
+    return any(isinstance(one, msrest.TokenExpiredError) for one in _chain(error)) or not _is_refused_login(
+        error.__cause__
+    )
 
 
 def message_of(error: BaseException) -> str:
@@ -105,7 +133,7 @@ def message_of(error: BaseException) -> str:
     :param error: what the SDK raised.
     """
     for one in _chain(error):
-        inner = getattr(getattr(one, "error", None), "error", None)
+        inner = one if isinstance(one, UnansweredError) else getattr(getattr(one, "error", None), "error", None)
         said = getattr(inner, "message", None)
         if isinstance(said, str):
             return _one_line(said)
@@ -133,13 +161,22 @@ def _is_network(error: BaseException) -> bool:
     kinds = (
         requests.ConnectionError,
         requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
         msrest.ClientRequestError,
         azure_core.ServiceRequestError,
         azure_core.ServiceResponseError,
         ConnectionError,
         TimeoutError,
     )
-    return any(isinstance(one, kinds) for one in _chain(error))
+    return any(
+        isinstance(one, kinds) or (isinstance(one, UnansweredError) and one.status_code is None)
+        for one in _chain(error)
+    )
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    """Tell whether the server's certificate was refused, which no waiting mends."""
+    return any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in _chain(error))
 
 
 def _is_refused_login(error: BaseException) -> bool:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_training.records import AttachedCompute, ModelVersion
+from edge_training.records import AttachedCompute, ModelVersion, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run as a list of runs shows it.
+
+    :param status: its state at that moment; of a list, without its error.
+    :param experiment: the experiment's name.
+    :param tags: the run's tags, such as ``dag_id`` and ``dag_run_id``.
+    """
+
+    status: RunStatus
+    experiment: str
+    tags: Mapping[str, str]
 
 
 def attached_compute(target: Any) -> AttachedCompute:
@@ -34,6 +49,25 @@ def run_error(error: Any) -> tuple[str, str]:
     if not isinstance(inner, dict):
         return "", str(error or "")
     return str(inner.get("code") or ""), str(inner.get("message") or "")
+
+
+def run_status(run: Any, details: Mapping[str, Any]) -> RunStatus:
+    code, message = run_error(details.get("error"))
+    return RunStatus(
+        run_id=str(run.id),
+        state=str(details["status"]),
+        portal_url=str(run.get_portal_url()),
+        error_code=code,
+        error_message=message,
+        started=str(details.get("startTimeUtc") or ""),
+        ended=str(details.get("endTimeUtc") or ""),
+    )
+
+
+def listed_run(run: Any) -> ListedRun:
+    """Read a run that a list returned; this asks Azure ML nothing more."""
+    status = run_status(run, {"status": run.status})
+    return ListedRun(status=status, experiment=str(run.experiment.name), tags=dict(run.tags or {}))
 
 
 def last_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from airflow.sdk import Context
+    from airflow.sdk.types import Logger
 
     from edge_training.hooks.training_vm import TrainingVMHook
 
@@ -53,37 +54,61 @@ class GrantDataAccessOperator(BaseOperator):
 
     def execute(self, context: Context) -> JsonObject:
         """Write the grant and return where it is."""
-        from edge_training.hooks.stack_hub_blob import StackHubBlobHook
-        from edge_training.hooks.training_vm import TrainingVMHook
-
         manifest = BlobManifest.from_json(self.manifest)
-        blobs = StackHubBlobHook(self.blob_conn_id)
-        if blobs.account_url != manifest.account_url:
-            raise ConfigurationError(
-                f"The blobs were verified at {manifest.account_url} but connection '{self.blob_conn_id}' is for {blobs.account_url}: "
-                "use one connection for both, or clear the verification."
-            )
-        expires = grants.grant_expiry(datetime.now(UTC), self.lifetime)
-        content = grants.grant_content(
-            manifest,
-            lambda name: blobs.sign_read_url(manifest.container, name, expires),
-            expires,
-            api_version=blobs.api_version,
-            ca_pem=blobs.ca_pem(),
+        return write_grant(
+            manifest, self.lifetime, _dag_run(context), self.training_vm_conn_id, self.blob_conn_id, self.log
+        ).to_json()
+
+
+def write_grant(
+    manifest: BlobManifest,
+    lifetime: timedelta,
+    dag_run: tuple[str, str],
+    training_vm_conn_id: str,
+    blob_conn_id: str,
+    log: Logger,
+) -> DataGrant:
+    """Put a DAG run's grant on the VM, in place of the one that may be there.
+
+    :param manifest: the verified blobs.
+    :param lifetime: how long the permission lasts.
+    :param dag_run: ids of DAG and DAG run.
+    :param training_vm_conn_id: the Airflow connection to the VM.
+    :param blob_conn_id: the Airflow connection to the blob store.
+    :param log: where to say it.
+    :raises ConfigurationError: when the manifest is of another blob store than the connection, or the lifetime is over a week.
+    :raises ComputeError: when the VM cannot be reached or has no room.
+    """
+    from edge_training.hooks.stack_hub_blob import StackHubBlobHook
+    from edge_training.hooks.training_vm import TrainingVMHook
+
+    blobs = StackHubBlobHook(blob_conn_id)
+    if blobs.account_url != manifest.account_url:
+        raise ConfigurationError(
+            f"The blobs were verified at {manifest.account_url} but connection '{blob_conn_id}' is for {blobs.account_url}: "
+            "use one connection for both, or clear the verification."
         )
-        with TrainingVMHook(self.training_vm_conn_id) as vm:
-            path = grants.grant_path(vm.home(), grants.grant_name(*_dag_run(context)))
-            vm.put_file(content, path, mode=0o600)
-            self.log.info(
-                "Granted %s@%s to read %d blobs until %s, by %s (fingerprint %s)",
-                vm.user,
-                vm.host,
-                len(manifest.blobs),
-                grants.time_text(expires),
-                path,
-                manifest.fingerprint,
-            )
-        return DataGrant(path=path, fingerprint=manifest.fingerprint, expires=grants.time_text(expires)).to_json()
+    expires = grants.grant_expiry(datetime.now(UTC), lifetime)
+    content = grants.grant_content(
+        manifest,
+        lambda name: blobs.sign_read_url(manifest.container, name, expires),
+        expires,
+        api_version=blobs.api_version,
+        ca_pem=blobs.ca_pem(),
+    )
+    with TrainingVMHook(training_vm_conn_id) as vm:
+        path = grants.grant_path(vm.home(), grants.grant_name(*dag_run))
+        vm.put_file(content, path, mode=0o600)
+        log.info(
+            "Granted %s@%s to read %d blobs until %s, by %s (fingerprint %s)",
+            vm.user,
+            vm.host,
+            len(manifest.blobs),
+            grants.time_text(expires),
+            path,
+            manifest.fingerprint,
+        )
+    return DataGrant(path=path, fingerprint=manifest.fingerprint, expires=grants.time_text(expires))
 
 
 class RevokeDataAccessOperator(BaseOperator):

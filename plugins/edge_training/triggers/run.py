@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from edge_training.airflow_state import is_still_wanted
 from edge_training.exceptions import ServiceError
 from edge_training.lifecycle import Phase, phase_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edge_training.records import RunStatus
 
 LOG_PREFIX = "[remote] "
+PRINTED_KEY = "remote_log_printed"
 
 
 class RunSource(Protocol):
@@ -48,15 +50,16 @@ class RunWatcher:
     :param run_id: the run's id.
     :param log: where to print; usually the task's log.
     :param offset: bytes of the remote log that were printed before.
+
+    :ivar printed: bytes of the remote log whose lines have been printed.
     """
 
     def __init__(self, source: RunSource, run_id: str, log: Log, offset: int = 0) -> None:
         self.source = source
         self.run_id = run_id
         self.log = log
-        self.offset = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._line = ""
+        self.printed = offset
+        self._pending = b""
         self._state = ""
         self._since = time.monotonic()
         self._log_unreachable = False
@@ -81,20 +84,20 @@ class RunWatcher:
 
     def _print_log(self, *, last: bool) -> None:
         try:
-            new = self.source.read_log(self.run_id, self.offset)
+            new = self.source.read_log(self.run_id, self.printed + len(self._pending))
         except ServiceError as error:
             if not self._log_unreachable:
                 self.log.info("The remote log cannot be read now; the run goes on. %s", error)
             self._log_unreachable = True
             return
         self._log_unreachable = False
-        self.offset += len(new)
-        *lines, self._line = (self._line + self._decoder.decode(new, final=last)).split("\n")
-        if last and self._line:
-            lines.append(self._line)
-            self._line = ""
-        for line in lines:
-            self.log.info("%s%s", LOG_PREFIX, line.rstrip("\r"))
+        whole, line_break, self._pending = (self._pending + new).rpartition(b"\n")
+        if last and self._pending:
+            whole, line_break, self._pending = whole + line_break + self._pending, b"", b""
+        if whole or line_break:
+            for line in whole.decode("utf-8", "replace").split("\n"):
+                self.log.info("%s%s", LOG_PREFIX, line.rstrip("\r"))
+        self.printed += len(whole) + len(line_break)
 
 
 class RunTrigger(BaseTrigger):
@@ -128,34 +131,87 @@ class RunTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until the run has ended or its time is over, then say so once."""
-        from edge_training.hooks.azure_ml import AzureMLHook
-
-        hook = AzureMLHook(self.azure_ml_conn_id)
-        watcher = RunWatcher(hook, self.run_id, self.log)
+        """Look until the run has ended or its time is over, then say so once; an outage of Azure ML is waited out."""
+        source = self._source()
+        watcher = RunWatcher(source, self.run_id, self.log, await asyncio.to_thread(self._printed_before))
+        unreachable = False
         while True:
             timed_out = time.time() > self.deadline
             try:
                 # The SDK is synchronous; a thread keeps it off the triggerer's event loop.
-                status = await asyncio.to_thread(watcher.look)
+                status = await asyncio.to_thread(self._look, watcher)
             except ServiceError as error:
-                yield TriggerEvent({"run_id": self.run_id, "error": str(error), "retryable": error.retryable})
-                return
+                if timed_out or not error.retryable:
+                    yield TriggerEvent({"run_id": self.run_id, "error": str(error), "retryable": error.retryable})
+                    return
+                if not unreachable:
+                    self.log.warning(
+                        "Azure ML cannot be asked now; the run goes on, and so does the waiting. %s", error
+                    )
+                unreachable = True
+                await asyncio.sleep(self.poll_interval)
+                continue
+            if unreachable:
+                self.log.info("Azure ML answers again.")
+            unreachable = False
             if phase_of(status.state) is not Phase.ACTIVE:
                 yield TriggerEvent({"run_id": self.run_id, "status": status.to_json()})
                 return
             if timed_out:
-                await asyncio.to_thread(hook.cancel, self.run_id)
+                await asyncio.to_thread(source.cancel, self.run_id)
                 yield TriggerEvent({"run_id": self.run_id, "status": status.to_json(), "timed_out": True})
                 return
             await asyncio.sleep(self.poll_interval)
 
+    def _source(self) -> RunSource:
+        from edge_training.hooks.azure_ml import AzureMLHook
+        from edge_training.hooks.retrying import NO_PATIENCE
+
+        # The next look is the retry: a call that waited for an outage to pass would hold up the trigger's end.
+        return AzureMLHook(self.azure_ml_conn_id, patience=NO_PATIENCE)
+
+    def _look(self, watcher: RunWatcher) -> RunStatus:
+        printed = watcher.printed
+        try:
+            return watcher.look()
+        finally:
+            if watcher.printed != printed:
+                self._remember_printed(watcher.printed)
+
     async def on_kill(self) -> None:
-        """Cancel the run: a person has marked the deferred task, cleared it, or ended its DAG run."""
+        """Cancel the run when a person has marked the deferred task, cleared it, or ended its DAG run.
+
+        Airflow calls this also for a trigger that another triggerer has taken over, because this one was silent for too long; the task
+        is then still deferred, and its run is left alone.
+        """
         from edge_training.hooks.azure_ml import AzureMLHook
 
+        ti = self.task_instance
+        if ti is not None:
+            index = -1 if ti.map_index is None else ti.map_index
+            if await asyncio.to_thread(is_still_wanted, ti.dag_id, ti.task_id, ti.run_id, index):
+                self.log.info("Another triggerer waits for run %s now.", self.run_id)
+                return
         self.log.info("The task was ended by a person: cancelling run %s.", self.run_id)
         await asyncio.to_thread(AzureMLHook(self.azure_ml_conn_id).cancel, self.run_id)
+
+    def _printed_before(self) -> int:
+        """Return how much of the log a trigger before this one has printed; XCom outlives the triggerer, and ends with the try."""
+        ti = self.task_instance
+        if ti is None:
+            return 0
+        found = BaseXCom.get_one(
+            key=PRINTED_KEY, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
+        )
+        return found.get("bytes", 0) if isinstance(found, dict) and found.get("run_id") == self.run_id else 0
+
+    def _remember_printed(self, printed: int) -> None:
+        ti = self.task_instance
+        if ti is not None:
+            value = {"run_id": self.run_id, "bytes": printed}
+            BaseXCom.set(
+                PRINTED_KEY, value, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
+            )
 
 
 def deadline_after(limit: timedelta) -> float:

@@ -11,8 +11,9 @@ import pytest
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.code import CheckTrainingCodeOperator
 from edge_training.operators.compute import EnsureComputeAttachedOperator
-from edge_training.operators.experiment import PollRunOperator, SubmitExperimentOperator
+from edge_training.operators.experiment import SubmitExperimentOperator
 from edge_training.operators.grant import GrantDataAccessOperator
+from edge_training.operators.run import PollRunOperator
 from edge_training.retries import TypedRetryPolicy
 from tests.airflow_harness import airflow_connection, comms, run_task
 
@@ -82,6 +83,7 @@ class Pipeline:
     def __init__(self, run_task: RunTask, run_id: str) -> None:
         self.run_task = run_task
         self.run_id = run_id
+        self.fields: dict[str, Any] = {}
 
     def run(self, operator: BaseOperator, **options: Any) -> TaskOutcome:
         """Run one try of a task of this DAG run."""
@@ -120,8 +122,7 @@ class Pipeline:
             task_id="check_training_code", project=project, scripts_folder=str(scripts_folder)
         )
         grant = GrantDataAccessOperator(task_id="grant_data_access", manifest=data, lifetime=timedelta(minutes=10))
-        fields: dict[str, Any] = {
-            "task_id": "submit_experiment",
+        self.fields = {
             "site": "test",
             "experiment": "bad-input",
             "project": project,
@@ -129,14 +130,15 @@ class Pipeline:
             "data": data,
             "code": self.value(code),
             "compute": compute,
-            "grant": self.value(grant),
             "maximum_duration": timedelta(minutes=5),
+            **options,
         }
-        return SubmitExperimentOperator(**{**fields, **options})
+        return SubmitExperimentOperator(task_id="submit_experiment", grant=self.value(grant), **self.fields)
 
-    def poll(self, run: JsonObject, **options: Any) -> TaskOutcome:
-        """Wait for a run in the task itself."""
+    def waiting(self, run: JsonObject, **options: Any) -> PollRunOperator:
+        """Return the waiting task of a run that was submitted by :meth:`submission`; it waits itself."""
         fields: dict[str, Any] = {
+            **self.fields,
             "task_id": "poll_run",
             "run": run,
             "model_file": "model.onnx",
@@ -144,7 +146,11 @@ class Pipeline:
             "deferrable": False,
             "retry_policy": TypedRetryPolicy(),
         }
-        return self.run(PollRunOperator(**{**fields, **options}))
+        return PollRunOperator(**{**fields, **options})
+
+    def poll(self, run: JsonObject, **options: Any) -> TaskOutcome:
+        """Wait for a run in the task itself."""
+        return self.run(self.waiting(run, **options))
 
 
 @pytest.fixture

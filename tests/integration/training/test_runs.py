@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +19,7 @@ from edge_training.exceptions import (
     RunTimeoutError,
 )
 from edge_training.hooks.azure_ml import AzureMLHook
+from edge_training.operators.janitor import SweepSiteOperator
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.records import ModelVersion, RunHandle, RunResult
 from edge_training.retries import TypedRetryPolicy
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.airflow_harness import FakeComms
     from tests.integration.training.conftest import Pipeline
 
     MakeProject = Callable[[str], Path]
@@ -40,8 +44,6 @@ edge_context.save_model(b"not really a model", "model.onnx")
 
 
 def events(trigger: RunTrigger) -> list[dict[str, Any]]:
-    import asyncio
-
     async def collect() -> list[dict[str, Any]]:
         return [event.payload async for event in trigger.run()]
 
@@ -121,6 +123,74 @@ def test_after_a_run_that_failed_a_retry_submits_the_next_attempt(pipeline: Pipe
     AzureMLHook().cancel(second.run_id)
 
 
+def test_after_a_run_that_failed_a_retry_of_the_waiting_task_submits_the_next_attempt_with_a_grant_of_its_own(
+    pipeline: Pipeline, project: MakeProject
+) -> None:
+    run = pipeline.value(pipeline.submission("sample", project("raise ValueError('still wrong')")))
+    assert isinstance(pipeline.poll(run).error, RunFailedError)
+    error = pipeline.run(pipeline.waiting(run), try_number=2).error
+    assert isinstance(error, RunFailedError)
+    assert error.run_id == run["run_id"].removesuffix("1") + "2"
+    assert "still wrong" in str(error)  # and not a word of a missing grant
+
+
+def test_a_waiting_task_that_is_cleared_alone_trains_anew_and_cancels_the_run_that_nobody_waits_for(
+    pipeline: Pipeline, project: MakeProject
+) -> None:
+    run = pipeline.value(pipeline.submission("sample", project("import time; time.sleep(300)")))
+    first = pipeline.run(pipeline.waiting(run, deferrable=True))
+    assert first.state == "deferred"
+    cleared = pipeline.run(pipeline.waiting(run, deferrable=True), try_number=2, max_tries=5)
+    assert cleared.state == "deferred"
+    second = cleared.message.next_kwargs["run"]
+    assert second["run_id"] != run["run_id"]
+    assert wait_for_end(run["run_id"]) == "Canceled"
+    AzureMLHook().cancel(second["run_id"])
+    assert wait_for_end(second["run_id"]) == "Canceled"
+
+
+def test_a_run_whose_dag_run_is_over_is_cancelled_by_the_janitor_and_others_are_left_alone(
+    pipeline: Pipeline, project: MakeProject, comms: FakeComms
+) -> None:
+    run = pipeline.value(pipeline.submission("sample", project("import time; time.sleep(300)"), experiment="swept"))
+    sweep = SweepSiteOperator(task_id="sweep", site="test", experiment="swept")
+    assert pipeline.value(sweep)["cancelled"] == []
+    comms.dag_runs_over.add(pipeline.run_id)
+    assert pipeline.value(sweep)["cancelled"] == [run["run_id"]]
+    assert wait_for_end(run["run_id"]) == "Canceled"
+
+
+@pytest.mark.parametrize(("state", "ends"), [("failed", True), (None, True), ("running", False)])
+def test_only_a_person_s_action_cancels_the_run_of_a_task_that_is_signalled(
+    pipeline: Pipeline, project: MakeProject, comms: FakeComms, state: str | None, ends: bool
+) -> None:
+    outcome = pipeline.run(pipeline.submission("sample", project("import time; time.sleep(60)")))
+    run = outcome.value
+    comms.task_states["submit_experiment"] = state
+    outcome.context["ti"].task.on_kill()
+    if ends:
+        assert wait_for_end(run["run_id"]) == "Canceled"
+    else:
+        assert AzureMLHook().get_run(run["run_id"]).state not in {"CancelRequested", "Canceled"}
+        AzureMLHook().cancel(run["run_id"])
+
+
+@pytest.mark.parametrize(("state", "ends"), [("failed", True), ("deferred", False)])
+def test_a_trigger_that_another_triggerer_took_over_cancels_nothing(
+    pipeline: Pipeline, project: MakeProject, comms: FakeComms, state: str, ends: bool
+) -> None:
+    run = pipeline.value(pipeline.submission("sample", project("import time; time.sleep(60)")))
+    comms.task_states["poll_run"] = state
+    trigger = RunTrigger(run["run_id"], "azure_ml", 0.5, time.time() + 60)
+    trigger._task_instance = SimpleNamespace(dag_id="d", task_id="poll_run", run_id=pipeline.run_id, map_index=-1)
+    asyncio.run(trigger.on_kill())
+    if ends:
+        assert wait_for_end(run["run_id"]) == "Canceled"
+    else:
+        assert AzureMLHook().get_run(run["run_id"]).state not in {"CancelRequested", "Canceled"}
+        AzureMLHook().cancel(run["run_id"])
+
+
 def test_a_run_over_its_time_is_cancelled_and_the_setting_is_named(pipeline: Pipeline, project: MakeProject) -> None:
     run = pipeline.value(pipeline.submission("sample", project("import time; time.sleep(300)")))
     outcome = pipeline.poll(run, maximum_duration=timedelta(seconds=3))
@@ -135,10 +205,8 @@ def test_the_trigger_says_that_a_run_was_cancelled_by_somebody(pipeline: Pipelin
     trigger = RunTrigger(run["run_id"], "azure_ml", 0.5, time.time() + 60)
     (event,) = events(trigger)
     assert event["status"]["state"] == "Canceled"
-    from edge_training.operators.experiment import PollRunOperator
-
-    operator = PollRunOperator(task_id="poll_run", run=run, model_file="model.onnx")
-    outcome = pipeline.run(operator, resume=("execute_complete", {"event": event}))
+    resume = ("execute_complete", {"event": event, "run": run})
+    outcome = pipeline.run(pipeline.waiting(run, deferrable=True), resume=resume)
     assert isinstance(outcome.error, RunCanceledError)
 
 
@@ -151,7 +219,7 @@ def test_the_trigger_cancels_the_run_when_its_time_is_over(pipeline: Pipeline, p
 
 def wait_for_end(run_id: str) -> str:
     hook = AzureMLHook()
-    for _ in range(120):
+    for _ in range(60):
         state = hook.get_run(run_id).state
         if state in {"Completed", "Failed", "Canceled"}:
             return state

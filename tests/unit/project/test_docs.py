@@ -21,12 +21,18 @@ DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 README = (PROJECT / "README.md").read_text()
 OPERATING = (PROJECT / "docs/operating.md").read_text()
 TASKS = sorted(build_dag(load_site(PROJECT / "include/sites/local.yaml")).task_ids)
-SETTING = re.compile(r"\b(?:LOCAL_SITE|DEMO|AIRFLOW_UI|TEST)_[A-Z_]+\b")
+SETTING = re.compile(r"\b(?:LOCAL_SITE|DEMO|AIRFLOW_UI|EDGE_TRAINING|TEST)_[A-Z_]+\b")
 
 
 def settings_of_the_code() -> set[str]:
     """Return the settings that a person may set: what the code looks up and does not itself export."""
-    files = [PROJECT / "Makefile", PROJECT / "include/local_site/settings.py", PROJECT / "include/demo/settings.py"]
+    names = (
+        "Makefile",
+        "include/local_site/settings.py",
+        "include/demo/settings.py",
+        "plugins/edge_training/pipeline.py",
+    )
+    files = [PROJECT / name for name in (*names, "plugins/edge_training/operators/image.py")]
     found = {name for file in files for name in SETTING.findall(file.read_text())}
     exported = {
         match

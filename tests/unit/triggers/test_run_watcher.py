@@ -84,7 +84,7 @@ def test_a_watcher_that_knows_an_offset_prints_only_what_is_new() -> None:
     watcher, lines = watch(Azure(log=b"old\nnew\n"), offset=4)
     watcher.look()
     assert lines.remote == ["new"]
-    assert watcher.offset == 8
+    assert watcher.printed == 8
 
 
 def test_a_log_that_cannot_be_read_is_said_once_and_does_not_end_the_waiting() -> None:
