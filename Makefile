@@ -53,6 +53,11 @@ lock: setup ## Resolve every requirements.txt again, with hashes.
 	@$(LOCK) include/training_scripts/breast_cancer/requirements.txt -o include/training_scripts/breast_cancer/requirements.lock
 	@$(LOCK) include/serving/requirements.txt -o include/serving/requirements.lock
 
+ROUNDS ?= 200
+.PHONY: chaos
+chaos: setup ## Kill processes and fail calls while the pipeline runs: make chaos ROUNDS=200 SEED=n.
+	@PYTHONPATH=.:include:plugins $(PYTHON) -m tests.system.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) --json .local/chaos.json
+
 .PHONY: clean
 clean: down ## Stop everything and remove all state, models and caches of this project; what is installed stays.
 	@rm -rf --one-file-system .local .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,89 @@
+"""The remote calls of the pipeline: what the SDK, the hooks and the run itself ask Azure ML for, and in which step."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+COMPUTE = "ensure_compute_attached"
+SUBMIT = "submit_experiment"
+POLL = "poll_run"
+REGISTER = "register_model"
+BUILD = "build_and_push_image"
+EVERY = (COMPUTE, SUBMIT, POLL, REGISTER, BUILD)
+
+# What has to be so before a round, that a call is made at all.
+DETACHED = "the VM is not attached"
+NEW_CODE = "the training code has changed"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kind of request.
+
+    :param name: what a person calls it.
+    :param path: a regular expression, found anywhere in the request's path.
+    :param steps: the tasks that make it; the run itself goes on during ``poll_run``.
+    :param needs: what has to be prepared, or ``""``.
+    """
+
+    name: str
+    method: str
+    path: str
+    steps: tuple[str, ...]
+    needs: str = ""
+
+    def matches(self, method: str, path: str) -> bool:
+        """Tell whether a request is of this kind."""
+        return method == self.method and re.search(self.path, path) is not None
+
+
+CALLS = (
+    Call("find the authority", "GET", r"/\.well-known/openid-configuration$", EVERY),
+    Call("log in", "POST", r"/oauth2/token$", EVERY),
+    Call("list subscriptions", "GET", r"^/subscriptions$", EVERY),
+    Call("open the workspace", "GET", r"^/subscriptions/.*/workspaces/[^/]+$", EVERY),
+    Call("find the services", "GET", r"^/discovery/", (SUBMIT, POLL, REGISTER, BUILD)),
+    Call("find the compute", "GET", r"^/rp/workspaces/.*/computes/", (COMPUTE, SUBMIT)),
+    Call("attach the VM", "PUT", r"/computes/[^/]+$", (COMPUTE,), DETACHED),
+    Call("find the experiment", "GET", r"/experiments/[^/]+$", (SUBMIT, REGISTER)),
+    Call("name the experiment", "GET", r"/experimentids/[^/]+$", (SUBMIT, POLL, REGISTER)),
+    Call("look for a snapshot", "GET", r"/snapshots/latest/metadata$", (SUBMIT,), NEW_CODE),
+    Call("ask where to send code", "POST", r"/snapshots/getblob$", (SUBMIT,), NEW_CODE),
+    Call("send code", "PUT", r"^/blobs/", (SUBMIT,), NEW_CODE),
+    Call("check what was sent", "HEAD", r"^/blobs/", (SUBMIT,), NEW_CODE),
+    Call("finish the snapshot", "POST", r"/content/v2\.0/.*/snapshots/[0-9a-f-]+$", (SUBMIT,), NEW_CODE),
+    Call("list the runs", "POST", r"/runs:query$", (SUBMIT,)),
+    Call("submit the run", "POST", r"/snapshotrun$", (SUBMIT,)),
+    Call("find the run", "GET", r"^/history/v1\.0/.*/workspaces/[^/]+/runs/[^/]+$", (SUBMIT, POLL, REGISTER)),
+    Call("find the run by experiment", "GET", r"/experimentids/[^/]+/runs/[^/]+$", (REGISTER, BUILD)),
+    Call("read the run's details", "GET", r"/runs/[^/]+/details$", (SUBMIT, POLL)),
+    Call("list the user's logs", "GET", r"/user_logs$", (POLL,)),
+    Call("list the system's logs", "GET", r"/system_logs$", (POLL,)),
+    Call("read a file", "GET", r"^/blobs/", (POLL, REGISTER, BUILD)),
+    Call("report from the run", "PATCH", r"/experiments/[^/]+/runs/[^/]+$", (SUBMIT, POLL)),
+    Call("send metrics from the run", "POST", r"/metric/.*/batch$", (POLL,)),
+    Call("wait for metrics in the run", "GET", r"/metricsingest/wait$", (POLL,)),
+    Call("list the run's files", "GET", r"/artifacts/ExperimentRun/[^/]+$", (POLL,)),
+    Call("list the metrics", "POST", r"/metric/.*/list$", (POLL,)),
+    Call("read a metric", "POST", r"/metric/.*/full$", (POLL,)),
+    Call("look for the version", "GET", r"/modelmanagement/.*/models$", (REGISTER,)),
+    Call("find the model file", "GET", r"/artifacts/contentinfo/", (REGISTER,)),
+    Call("find the model folder", "GET", r"/artifacts/prefix/contentinfo/.*/outputs/", (REGISTER, BUILD)),
+    Call("make the asset", "POST", r"/modelmanagement/.*/assets$", (REGISTER,)),
+    Call("make the version", "POST", r"/modelmanagement/.*/models$", (REGISTER,)),
+    Call("find the version", "GET", r"/modelmanagement/.*/models/[^/]+$", (BUILD,)),
+    Call("find the version's asset", "GET", r"/modelmanagement/.*/assets/[^/]+$", (BUILD,)),
+)
+
+# Made by the very first DAG run only, which nothing disturbs.
+ONCE = (Call("make the experiment", "POST", r"/history/v1\.0/.*/experiments/[^/]+$", (SUBMIT,)),)
+
+
+def unknown(requests: list[tuple[str, str]]) -> list[str]:
+    """Return the requests that no kind of call stands for, each once.
+
+    :param requests: method and path of each.
+    """
+    known = CALLS + ONCE
+    return sorted({f"{how} {path}" for how, path in requests if not any(call.matches(how, path) for call in known)})
