@@ -27,6 +27,7 @@ def service(settings: Settings) -> Service:
     argv += ["--state", str(settings.azure_ml), "--port", str(settings.azure_ml_port)]
     argv += ["--cert", str(settings.tls / "server.pem"), "--key", str(settings.tls / "server.key")]
     argv += ["--ca-bundle", str(settings.tls / "trust.pem"), "--settings", str(_settings_file(settings))]
+    argv += ["--print", "nothing"]  # what it prints goes into a log, where no secret belongs
     return Service(
         name="azure-ml",
         argv=tuple(argv),
@@ -54,6 +55,13 @@ def prepare(settings: Settings, credentials: Credentials) -> None:
         "subscription_id": credentials.subscription_id,
         "resource_group": credentials.resource_group,
         "workspace": credentials.workspace,
+        "registry": {
+            "address": settings.registry,
+            "user": credentials.registry_user,
+            "password": credentials.registry_password,
+            "ca": str(settings.tls / "ca.pem"),
+            "base": ":".join(settings.base_image),
+        },
     }
     files.write(_settings_file(settings), json.dumps(content, indent=2), files.PRIVATE)
 

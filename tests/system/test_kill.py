@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from demo.api import TaskState
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [
+    pytest.mark.timeout(400),
+    # What is started again in this process outlives its handle on purpose: it is ended by its process id.
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+]
 
 TRIGGERER = "airflow-triggerer"
 SLOW = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ import local_site.azure_ml.history.routes as history
 import local_site.azure_ml.identity.routes as identity
 import local_site.azure_ml.metrics.routes as metrics
 import local_site.azure_ml.models.routes as models
+import local_site.azure_ml.packages.routes as packages
 import local_site.azure_ml.snapshots.routes as snapshots
 from local_site.azure_ml.control.recorder import Recorder
 from local_site.azure_ml.errors import NotSupportedError, ServiceError, TooLargeError
@@ -53,6 +55,7 @@ def all_routes(settings: Settings) -> list[Route]:
         *snapshots.ROUTES,
         *execution.ROUTES,
         *models.ROUTES,
+        *packages.ROUTES,
     ]
 
 
@@ -100,7 +103,9 @@ def _answer(route: Route, backend: Backend, request: Request, body: bytes) -> Re
     answer = route.handler(call)
     if isinstance(answer, Response):
         return answer
-    return Response(status_code=200) if answer is None else JSONResponse(answer)
+    if answer is None:
+        return Response(status_code=200)
+    return Response(json.dumps(answer), media_type="application/json")  # metrics may be NaN, which JSONResponse refuses
 
 
 async def _unknown(request: Request, _error: Exception | None = None) -> Response:

@@ -57,6 +57,17 @@ class Database:
                 raise
             connection.execute("commit")
 
+    def empty(self, keep: tuple[str, ...]) -> None:
+        """Remove every row of every table, in one transaction.
+
+        :param keep: the tables that are left alone.
+        """
+        tables = self.all("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%'")
+        with self.write() as connection:
+            for row in tables:
+                if row["name"] not in keep:
+                    connection.execute(f'delete from "{row["name"]}"')  # noqa: S608  # the name of a table of ours
+
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._threads, "connection", None)
         if connection is None:

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_file(path: Path, chunks: Iterable[bytes], mode: int = 0o600) -> int:
+def write_file(path: Path, chunks: Iterable[bytes], mode: int = 0o600, drafts: Path | None = None) -> int:
     """Write a file beside its place, sync it, and put it there.
 
     :param path: where it goes; its folder is made when it is missing.
     :param mode: its permissions.
+    :param drafts: a folder on the same file system to write it in instead.
     :return: how many bytes were written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft = (drafts or path.parent) / f".{path.name}.{uuid.uuid4().hex}"
     size = 0
     try:
         with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
@@ -33,9 +34,17 @@ def write_file(path: Path, chunks: Iterable[bytes], mode: int = 0o600) -> int:
     return size
 
 
-def settle(draft: Path, path: Path) -> None:
-    """Put a synced draft in its place, and sync the folder that now names it."""
-    draft.replace(path)
+def settle(draft: Path, path: Path, *, only_new: bool = False) -> None:
+    """Put a synced draft in its place, and sync the folder that now names it.
+
+    :param only_new: whether a file that is there already is left alone.
+    :raises FileExistsError: when it is, and there is one.
+    """
+    if only_new:
+        path.hardlink_to(draft)
+        draft.unlink()
+    else:
+        draft.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

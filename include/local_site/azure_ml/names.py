@@ -20,10 +20,11 @@ def check_path(path: str, what: str) -> str:
     """
     parts = path.split("/")
     bad = any(part in {"", ".", ".."} for part in parts) or "\\" in path or any(ord(char) < 32 for char in path)
+    bad = bad or any(0xD800 <= ord(char) <= 0xDFFF for char in path)  # a name that is not UTF-8
     if bad or len(path.encode()) > 1024:
         raise BadRequestError(
             f"The {what} name {path!r} is not allowed: it must be a relative path without '..', empty parts, "
-            "backslashes and control characters, of at most 1,024 bytes."
+            "backslashes and control characters, in UTF-8, of at most 1,024 bytes."
         )
     return path
 

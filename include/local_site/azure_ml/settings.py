@@ -17,7 +17,15 @@ from local_site.azure_ml.files import write_file
 CLOUD = "AmlLocal"
 SERVICES = ("api", "experimentation", "history", "hyperdrive", "modelmanagement", "studio")
 GIVEN = ("client_id", "client_secret", "tenant_id", "subscription_id", "resource_group", "workspace")
-TUNED = ("runs_per_vm", "token_seconds", "run_token_seconds", "vm_loss_seconds", "virtual_machines")
+TUNED = {
+    "runs_per_vm": int,
+    "token_seconds": int,
+    "run_token_seconds": int,
+    "vm_loss_seconds": int,
+    "virtual_machines": dict,
+    "registry": dict,
+}
+REGISTRY = ("address", "user", "password", "ca", "base")
 
 
 class SettingsError(Exception):
@@ -40,6 +48,8 @@ class Settings:
     :param run_token_seconds: how long a run's own token is good; it can be renewed.
     :param vm_loss_seconds: how long a running run may be out of sight before it has failed.
     :param virtual_machines: addresses of the VMs that can be attached by resource id.
+    :param registry: where packaged images go: ``address``, ``user``, ``password``, ``ca`` (PEM file) and ``base``, the
+        ``repository:tag`` of the Python image that they stand on; empty when there is none.
     """
 
     state: Path
@@ -59,6 +69,7 @@ class Settings:
     run_token_seconds: int = 6 * 3600
     vm_loss_seconds: int = 20
     virtual_machines: dict[str, str] = field(default_factory=dict)
+    registry: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def base_url(self) -> str:
@@ -118,7 +129,7 @@ def kept_settings(state: Path, port: int) -> Settings:
     :raises SettingsError: when no server was started with this state folder yet.
     """
     if not (state / "kept.json").exists():
-        raise SettingsError(f"{state} is not the state of a server; start one there first (serve --state {state}).")
+        raise SettingsError(f"{state} is not the state of a server; start one there first (--state {state}).")
     kept = _read(state / "kept.json")
     return Settings(state=state, port=port, **{**kept, "ca_bundle": Path(kept["ca_bundle"])})
 
@@ -141,6 +152,14 @@ def _chosen(path: Path) -> dict[str, Any]:
     unknown = sorted(set(chosen) - {*GIVEN, *TUNED})
     if unknown:
         raise SettingsError(f"{path} names {', '.join(unknown)}; the settings are {', '.join((*GIVEN, *TUNED))}.")
+    for name, value in chosen.items():
+        kind = TUNED.get(name, str)
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 1):
+            wanted = {int: "a whole number above 0", dict: "an object", str: "text"}[kind]
+            raise SettingsError(f"In {path}, {name} is {value!r}; it must be {wanted}.")
+    registry = chosen.get("registry", {})
+    if registry and (set(registry) != set(REGISTRY) or not all(isinstance(one, str) for one in registry.values())):
+        raise SettingsError(f"In {path}, registry must have these texts and no others: {', '.join(REGISTRY)}.")
     return chosen
 
 

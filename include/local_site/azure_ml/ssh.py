@@ -90,12 +90,15 @@ class VM:
         self._login = login
         self.host_key = host_key
 
-    def run(self, command: str, stdin: Iterable[bytes] = (), seconds: float = 60) -> tuple[int, bytes]:
+    def run(
+        self, command: str, stdin: Iterable[bytes] = (), seconds: float = 60, largest: int = LARGEST_REPLY
+    ) -> tuple[int, bytes]:
         """Run a command to its end.
 
         :param command: for the account's shell.
         :param seconds: how long it may be silent.
-        :return: its exit status, and what it printed (both streams together, at most a megabyte).
+        :param largest: bytes of what it prints that are kept.
+        :return: its exit status, and what it printed (both streams together).
         :raises VMUnreachableError: when the connection breaks or nothing comes in time.
         """
         with self.started(command, seconds) as channel:
@@ -104,7 +107,7 @@ class VM:
             channel.shutdown_write()
             reply = bytearray()
             while part := channel.recv(CHUNK):
-                reply += part[: LARGEST_REPLY - len(reply)]
+                reply += part[: largest - len(reply)]
             return channel.recv_exit_status(), bytes(reply)
 
     @contextmanager

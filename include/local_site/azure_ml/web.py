@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from local_site.azure_ml.identity.tokens import Caller
 
 T = TypeVar("T")
+LARGEST_NUMBER = 2**62
 
 WORKSPACE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices/workspaces/{workspace}"
 NAMES = {str: "text", int: "a whole number", dict: "an object", list: "a list", bool: "true or false"}
@@ -65,9 +66,12 @@ class Call:
         :raises BadRequestError: when it is not JSON.
         """
         try:
-            return json.loads(self.body)
-        except ValueError as error:
+            content = json.loads(self.body)
+            if b"\\u" in self.body:
+                json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no character
+        except (ValueError, RecursionError) as error:
             raise BadRequestError(f"The body is not JSON: {error}.") from error
+        return content
 
 
 Answer = Response | dict[str, Any] | list[Any] | None
@@ -139,7 +143,9 @@ def field_of(body: Mapping[str, Any], name: str, kind: type[T], default: T | Non
             raise BadRequestError(f"The field '{name}' is missing.")
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadRequestError(f"The field '{name}' must be {NAMES.get(kind, kind.__name__)}.")
+        raise BadRequestError(f"The field '{name}' must be {NAMES.get(kind, str(kind))}.")
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise BadRequestError(f"The field '{name}' is out of range.")
     return value
 
 

@@ -1,8 +1,9 @@
-"""A server and a VM for each module, and the real SDK pointed at them."""
+"""A server and a VM that the modules share, and the real SDK pointed at them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -14,18 +15,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where servers die all the time, allow what a cut handshake leaves: a socket that only the garbage collector closes."""
+    if os.environ.get("AZURE_ML_RESTARTS"):
+        for item in items:
+            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
+def scope(fixture_name: str, config: pytest.Config) -> Literal["module", "session"]:
+    """Return how long the server and the VM live: where every path is good for two deaths, each module has its own."""
+    return "module" if os.environ.get("AZURE_ML_RESTARTS") else "session"
+
+
+@pytest.fixture(scope=scope)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureML]:
-    """Give the module a server with a state of its own."""
+    """Give the modules a server; one that needs other settings makes its own."""
     server = AzureML(tmp_path_factory.mktemp("azure-ml"))
     server.start()
     yield server
     server.end()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=scope)
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMachine]:
-    """Give the module a VM."""
+    """Give the modules a VM."""
     vm = VirtualMachine(tmp_path_factory.mktemp("vm"))
     vm.start()
     yield vm

@@ -93,12 +93,14 @@ class Sdk:
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "main.py").write_text(script)
-        environment = Environment("on-the-vm")
-        environment.python.user_managed_dependencies = options.get("user_managed", True)
-        environment.python.interpreter_path = options.get("interpreter", sys.executable)
+        environment = options.get("environment") or Environment("on-the-vm")
+        if "environment" not in options:
+            environment.python.user_managed_dependencies = True
+            environment.python.interpreter_path = options.get("interpreter", sys.executable)
         configuration = RunConfiguration()
         configuration.target = options.get("compute", "edge-vm")
         configuration.environment = environment
+        configuration.docker = options.get("docker", configuration.docker)
         configuration.environment_variables = options.get("variables", {})
         configuration.max_run_duration_seconds = options.get("seconds")
         texts = [str(one) if isinstance(one, Path) else one for one in arguments]

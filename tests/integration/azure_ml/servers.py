@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from local_site import certificates
+from local_site.azure_ml.settings import kept_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,11 +79,13 @@ class AzureML(Process):
     """The server under test.
 
     :param folder: a folder of its own.
+    :param restarts: whether it is killed and started again between any two calls.
     :param settings: settings to start it with.
     """
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, restarts: bool = False, **settings: Any) -> None:
         super().__init__(folder / "azure-ml.log")
+        self.restarts = restarts or bool(os.environ.get("AZURE_ML_RESTARTS"))
         self.folder = folder
         self.port = free_port()
         certificates.ensure(folder)
@@ -99,8 +102,12 @@ class AzureML(Process):
     def command(self) -> list[str]:
         files = ["--cert", "server.pem", "--key", "server.key", "--ca-bundle", "trust.pem", "--settings", "given.json"]
         paths = [str(self.folder / item) if "." in item else item for item in files]
-        module = [sys.executable, "-m", "local_site.azure_ml", "serve"]
-        return [*module, "--state", str(self.state), "--port", str(self.port), *paths]
+        return [*self._program(), "--state", str(self.state), "--port", str(self.port), *paths, "--print", "nothing"]
+
+    def _program(self) -> list[str]:
+        if self.restarts:
+            return [sys.executable, str(Path(__file__).with_name("restarting.py"))]
+        return [sys.executable, "-m", "local_site.azure_ml", "serve"]
 
     def ready(self) -> bool:
         try:
@@ -114,12 +121,8 @@ class AzureML(Process):
         self.start()
 
     def exports(self) -> dict[str, str]:
-        """Return what ``env --json`` prints."""
-        arguments = ["env", "--state", str(self.state), "--port", str(self.port), "--json"]
-        command = [sys.executable, "-m", "local_site.azure_ml", *arguments]
-        output = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(INCLUDE)})
-        exports: dict[str, str] = json.loads(output)
-        return exports
+        """Return the environment with which an SDK reaches the server."""
+        return kept_settings(self.state, self.port).exports()
 
     def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Call a control endpoint."""

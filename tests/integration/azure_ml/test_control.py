@@ -52,6 +52,7 @@ def test_a_lost_response_has_done_its_work(http: Http, server: AzureML) -> None:
 
 
 def test_a_submission_whose_answer_was_lost_makes_one_run(sdk: Sdk, server: AzureML, tmp_path: Path) -> None:
+    server.control("DELETE", "/_control/journal")
     server.control("POST", FAULTS, {"kind": "lost_response", "path": "/snapshotrun$"})
     run = sdk.submit(tmp_path / "src", "print('once')", "answer-lost")
     assert sdk.ended(run)["status"] == "Completed"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.azure_ml.scripts import WAITS, log_of
+from tests.integration.azure_ml.scripts import WAITS, alive, log_of
 from tests.integration.azure_ml.servers import AzureML, wait_for
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def test_everything_that_was_acknowledged_is_there_after_kill_9(sdk: Sdk, server
 def test_an_unchanged_source_needs_no_new_snapshot_after_a_restart(sdk: Sdk, server: AzureML, tmp_path: Path) -> None:
     sdk.ended(sdk.submit(tmp_path / "src", "print('same')", "same-1"))
     server.kill_and_restart()
+    server.control("DELETE", "/_control/journal")
     run = sdk.submit(tmp_path / "src", "print('same')", "same-2")
     assert not [entry for entry in server.journal() if "/snapshots/" in entry["path"]]
     assert sdk.ended(run)["status"] == "Completed"
@@ -95,6 +96,18 @@ def test_a_cancel_that_was_acknowledged_is_carried_out_after_kill_9(
     server.kill_and_restart()
     assert sdk.ended(run)["status"] == "Canceled"
     assert run.id not in vm.run_folders()
+
+
+def test_a_run_that_was_ended_by_hand_loses_its_processes_even_when_the_server_dies_at_once(
+    sdk: Sdk, server: AzureML, vm: VirtualMachine, tmp_path: Path
+) -> None:
+    run = sdk.submit(tmp_path / "src", WAITS, "by-hand-restart", tmp_path / "never")
+    child = int(wait_for(lambda: log_of(run), "the first log line").split()[1])
+    server.control("POST", "/_control/runs/by-hand-restart/status", {"status": "Failed"})
+    server.kill_and_restart()
+    wait_for(lambda: not alive(child), "the end of the processes")
+    wait_for(lambda: run.id not in vm.run_folders(), "the end of the folder")
+    assert run.get_status() == "Failed"
 
 
 def test_a_broken_connection_is_made_again_and_the_log_has_no_gap(sdk: Sdk, vm: VirtualMachine, tmp_path: Path) -> None:

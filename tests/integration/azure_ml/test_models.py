@@ -151,8 +151,3 @@ def test_an_environment_is_registered_once_per_definition(sdk: Sdk) -> None:
     found = Environment.get(sdk.workspace, "on-premises", "1")
     assert found.python.interpreter_path == "/opt/env/bin/python"
     assert "on-premises" in Environment.list(sdk.workspace)
-
-
-def test_packaging_says_that_it_is_not_supported(http: Http) -> None:
-    answer = http.call("POST", "/modelmanagement/v1.0{W}/packages", json={})
-    assert (answer.status_code, answer.json()["code"]) == (501, "NotImplemented")

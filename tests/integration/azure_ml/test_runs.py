@@ -174,12 +174,6 @@ def test_an_interpreter_that_is_not_there_fails_the_run_and_is_named(sdk: Sdk, t
     assert "/no/such/python" in details["error"]["error"]["message"]
 
 
-def test_an_environment_that_the_service_would_have_to_build_fails_the_run(sdk: Sdk, tmp_path: Path) -> None:
-    details = sdk.ended(sdk.submit(tmp_path / "src", "pass", "to-build", user_managed=False))
-    assert details["status"] == "Failed"
-    assert "user_managed_dependencies" in details["error"]["error"]["message"]
-
-
 def test_a_vm_that_is_down_fails_the_run_with_that_reason(sdk: Sdk, vm: VirtualMachine, tmp_path: Path) -> None:
     vm.end()
     try:

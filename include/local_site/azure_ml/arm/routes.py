@@ -11,7 +11,7 @@ from local_site.azure_ml.errors import BadRequestError
 from local_site.azure_ml.names import COMPUTE, check_name
 from local_site.azure_ml.settings import SERVICES
 from local_site.azure_ml.ssh import Login
-from local_site.azure_ml.web import WORKSPACE, Access, Answer, Call, Route, field_of
+from local_site.azure_ml.web import WORKSPACE, Access, Answer, Call, Route, field_of, texts_of
 
 if TYPE_CHECKING:
     from local_site.azure_ml.database import Row
@@ -59,7 +59,7 @@ def attach(call: Call) -> Answer:
     account = field_of(inner, "administratorAccount", dict)
     login = Login(
         _address(call, properties, inner),
-        field_of(inner, "sshPort", int, 22),
+        _port(field_of(inner, "sshPort", int, 22)),
         field_of(account, "username", str),
         field_of(account, "password", str, ""),
         field_of(account, "privateKeyData", str, ""),
@@ -67,7 +67,8 @@ def attach(call: Call) -> Answer:
     )
     if not login.password and not login.private_key:
         raise BadRequestError("The administrator account needs a password or a private key.")
-    facts = {**properties, "tags": call.json().get("tags")}
+    description, tags = field_of(properties, "description", str, ""), texts_of(call.json(), "tags")
+    facts = {"resourceId": properties.get("resourceId"), "description": description or None, "tags": tags}
     operation = call.backend.computes.attach(name, login, facts, ATTACH_WAIT_SECONDS)
     return _accepted(call, operation, 201, _compute(call, call.backend.computes.get(name)))
 
@@ -115,6 +116,12 @@ def _address(call: Call, properties: dict[str, Any], inner: dict[str, Any]) -> s
             code="VirtualMachineNotFound",
         )
     return known[resource.lower()]
+
+
+def _port(number: int) -> int:
+    if not 0 < number < 65536:
+        raise BadRequestError(f"The sshPort {number} is not a TCP port.")
+    return number
 
 
 def _workspace(call: Call) -> dict[str, Any]:

@@ -42,7 +42,6 @@ class Computes:
         self._database = database
         self._settings = settings
         database.create(SCHEMA)
-        self._give_up_interrupted()
 
     def get(self, name: str) -> Row:
         """Return a compute.
@@ -123,6 +122,9 @@ class Computes:
         operation = uuid.uuid4().hex
         with self._database.write() as connection:
             connection.execute("delete from computes where name = ?", (name,))
+            connection.execute(
+                "update operations set status = 'Canceled' where compute = ? and status = 'InProgress'", (name,)
+            )
             self._begin(connection, operation, name)
             connection.execute("update operations set status = 'Succeeded' where operation_id = ?", (operation,))
         return operation
@@ -154,17 +156,15 @@ class Computes:
                 (status, fault, seen, utc_text(), name),
             )
             connection.execute(
-                "update operations set status = ?, error = ? where operation_id = ?", (status, fault, operation)
+                "update operations set status = ?, error = ? where operation_id = ? and status = 'InProgress'",
+                (status, fault, operation),
             )
 
-    def _give_up_interrupted(self) -> None:
-        """Fail the attaches that an earlier process did not live to finish."""
-        fault = json.dumps({"code": "Interrupted", "message": "The service was restarted; attach the compute again."})
-        with self._database.write() as connection:
-            connection.execute(
-                "update operations set status = 'Failed', error = ? where status = 'InProgress'", (fault,)
-            )
-            connection.execute("update computes set state = 'Failed', error = ? where state = 'Creating'", (fault,))
+    def resume(self) -> None:
+        """Finish the attaches that an earlier process did not live to finish."""
+        for row in self._database.all("select * from operations where status = 'InProgress'"):
+            arguments = (row["compute"], self.login(row["compute"]), row["operation_id"])
+            threading.Thread(target=self._try_login, args=arguments, daemon=True).start()
 
     @staticmethod
     def _begin(connection: Any, operation: str, name: str) -> None:

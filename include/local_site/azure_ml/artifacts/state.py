@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from local_site.azure_ml.database import Database, Row
 
 RUN_ORIGIN = "ExperimentRun"
+AFTER_SLASH = chr(ord("/") + 1)
 
 SCHEMA = """
 create table if not exists artifacts (
@@ -84,6 +85,13 @@ class Artifacts:
         self.blobs.append(found.blob, b"")
         return found
 
+    def forget(self, origin: str, container: str, path: str) -> None:
+        """Give a name free, whether it was taken or not."""
+        with self._database.write() as connection:
+            connection.execute(
+                "delete from artifacts where origin = ? and container = ? and path = ?", (origin, container, path)
+            )
+
     def get(self, origin: str, container: str, path: str) -> Artifact:
         """Return one artifact.
 
@@ -100,16 +108,13 @@ class Artifacts:
         :return: sorted by name; names that never got content are left out.
         """
         folder = prefix.rstrip("/")
-        rows = self._database.all(
-            "select * from artifacts where origin = ? and container = ? order by path", origin, container
-        )
-        found = [_made(row) for row in rows]
-        return [
-            artifact
-            for artifact in found
-            if (not folder or artifact.path == folder or artifact.path.startswith(f"{folder}/"))
-            and self.blobs.exists(artifact.blob)
-        ]
+        statement = "select * from artifacts where origin = ? and container = ?"
+        values = [origin, container]
+        if folder:
+            statement += " and (path = ? or path >= ? and path < ?)"
+            values += [folder, f"{folder}/", f"{folder}{AFTER_SLASH}"]
+        found = [_made(row) for row in self._database.all(f"{statement} order by path", *values)]
+        return [artifact for artifact in found if self.blobs.exists(artifact.blob)]
 
     def _one(self, origin: str, container: str, path: str) -> Artifact | None:
         statement = "select * from artifacts where origin = ? and container = ? and path = ?"

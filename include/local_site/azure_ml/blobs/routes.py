@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -41,6 +42,13 @@ class RangeNotSatisfiableError(ServiceError):
     code = "InvalidRange"
 
 
+class ConditionNotMetError(ServiceError):
+    """The blob is not the one that the client means."""
+
+    status = 412
+    code = "ConditionNotMet"
+
+
 def streaming_routes(backend: Backend) -> list[StarletteRoute]:
     """Return the routes below ``/blobs/``."""
     return [
@@ -55,6 +63,7 @@ def _reader(backend: Backend) -> Endpoint:
         path = backend.blobs.path(key)
         backend.blobs.check(key, request.query_params, "r")
         size = backend.blobs.size(key)
+        _check_conditions(request, path)
         span = _span(request.headers.get("x-ms-range") or request.headers.get("range", ""), size)
         first, last = span or (0, size - 1)
         headers = _headers(path) | {"Content-Length": str(last - first + 1), "Accept-Ranges": "bytes"}
@@ -76,8 +85,11 @@ def _writer(backend: Backend) -> Endpoint:
         component = request.query_params.get("comp", "")
         if component not in {"", "block", "blocklist"}:
             raise BadRequestError(f"comp={component} is not supported.", code="InvalidQueryParameterValue")
-        if component != "block" and request.headers.get("if-none-match") == "*" and path.exists():
-            raise ConflictError("The specified blob already exists.", code="BlobAlreadyExists")
+        only_new = request.headers.get("if-none-match") == "*"
+        if component != "block":
+            _check_conditions(request, path)
+            if only_new and path.exists():
+                raise ConflictError("The specified blob already exists.", code="BlobAlreadyExists")
         draft = backend.blobs.drafts / uuid.uuid4().hex
         blocks = backend.blobs.drafts / f"{key}.blocks"
         try:
@@ -85,7 +97,8 @@ def _writer(backend: Backend) -> Endpoint:
             if component == "block":
                 await run_in_threadpool(_keep_block, draft, blocks, request.query_params.get("blockid", ""))
             else:
-                await run_in_threadpool(_commit, backend, key, draft, blocks if component else None)
+                into = partial(_commit, only_new=only_new)
+                await run_in_threadpool(into, backend, key, draft, blocks if component else None)
         finally:
             draft.unlink(missing_ok=True)
         headers = {} if component == "block" else _headers(path)
@@ -133,9 +146,20 @@ def _keep_block(draft: Path, blocks: Path, block: str) -> None:
     draft.replace(blocks / _block_name(block))
 
 
-def _commit(backend: Backend, key: str, draft: Path, blocks: Path | None) -> None:
+def _check_conditions(request: Request, path: Path) -> None:
+    """Check If-Match.
+
+    :raises ConditionNotMetError: when the blob is not the one that the client means.
+    """
+    wanted = request.headers.get("if-match")
+    there = _headers(path)["ETag"] if path.exists() else None
+    if wanted is not None and (there is None or wanted not in {"*", there}):
+        raise ConditionNotMetError("The condition specified using HTTP conditional header(s) is not met.")
+
+
+def _commit(backend: Backend, key: str, draft: Path, blocks: Path | None, *, only_new: bool) -> None:
     if blocks is None:
-        backend.blobs.put(key, draft)
+        backend.blobs.put(key, draft, only_new=only_new)
         return
     names = [_block_name(name) for name in _listed(draft)]
     if any(not (blocks / name).is_file() for name in names):

@@ -6,11 +6,12 @@ import hashlib
 import hmac
 import os
 import re
+import shutil
 import time
 import uuid
 from typing import TYPE_CHECKING
 
-from local_site.azure_ml.errors import BadRequestError, ForbiddenError, NotFoundError
+from local_site.azure_ml.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
 from local_site.azure_ml.files import settle, write_file
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ class Blobs:
         self.drafts = settings.state / "blob-drafts"
         for folder in (self.folder, self.drafts):
             folder.mkdir(exist_ok=True, mode=0o700)
+        for draft in self.drafts.iterdir():  # an upload that a crash cut off; the blocks of one are folders, and stay
+            if draft.is_file():
+                draft.unlink()
+
+    def keep_only(self, keys: set[str]) -> None:
+        """Remove every other blob, and what was sent of blobs that are not committed."""
+        shutil.rmtree(self.drafts)
+        self.drafts.mkdir(mode=0o700)
+        for path in self.folder.glob("*/*"):
+            if path.name not in keys:
+                path.unlink()
 
     def new_key(self) -> str:
         """Return a key that no blob has."""
@@ -71,13 +83,20 @@ class Blobs:
 
         :return: its size in bytes.
         """
-        return write_file(self.path(key), chunks)
+        return write_file(self.path(key), chunks, drafts=self.drafts)
 
-    def put(self, key: str, draft: Path) -> None:
-        """Make a synced draft the blob."""
+    def put(self, key: str, draft: Path, *, only_new: bool = False) -> None:
+        """Make a synced draft the blob.
+
+        :param only_new: whether the blob must not exist yet.
+        :raises ConflictError: when it does.
+        """
         path = self.path(key)
         path.parent.mkdir(exist_ok=True, mode=0o700)
-        settle(draft, path)
+        try:
+            settle(draft, path, only_new=only_new)
+        except FileExistsError as error:
+            raise ConflictError("The specified blob already exists.", code="BlobAlreadyExists") from error
 
     def append(self, key: str, data: bytes) -> None:
         """Add to a blob that grows, such as a log."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from local_site.azure_ml.errors import BadRequestError
 from local_site.azure_ml.web import field_of
+
+if TYPE_CHECKING:
+    from local_site.azure_ml.control.state import Kept
 
 KINDS = ("status", "delay", "reset", "lost_response")
 FIELDS = ("kind", "method", "path", "calls", "status", "seconds", "retry_after")
@@ -38,10 +41,14 @@ class Fault:
 
 
 class Faults:
-    """The faults that are waiting for their calls."""
+    """The faults that are waiting for their calls; they wait through a restart too.
 
-    def __init__(self) -> None:
-        self._waiting: list[Fault] = []
+    :param kept: where they are written down.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._waiting = [Fault(**fault) for fault in kept.get("faults", [])]
         self._lock = threading.Lock()
 
     def add(self, wish: dict[str, Any]) -> Fault:
@@ -65,13 +72,14 @@ class Faults:
             kind,
             field_of(wish, "method", str, "*").upper(),
             path,
-            field_of(wish, "calls", int, 1),
-            field_of(wish, "status", int, 503),
+            _within(field_of(wish, "calls", int, 1), 1, 1_000_000, "calls"),
+            _within(field_of(wish, "status", int, 503), 400, 599, "status"),
             float(field_of(wish, "seconds", (int, float), 1.0)),  # type: ignore[arg-type]  # a pair of types works too
             field_of(wish, "retry_after", int, -1),
         )
         with self._lock:
             self._waiting.append(fault)
+            self._keep()
         return fault
 
     def take(self, method: str, path: str) -> Fault | None:
@@ -82,6 +90,7 @@ class Faults:
                     fault.calls -= 1
                     if fault.calls <= 0:
                         self._waiting.remove(fault)
+                    self._keep()
                     return fault
         return None
 
@@ -89,8 +98,18 @@ class Faults:
         """Take back every fault."""
         with self._lock:
             self._waiting.clear()
+            self._keep()
 
     def waiting(self) -> list[dict[str, Any]]:
         """Return the faults whose calls have not all come yet."""
         with self._lock:
             return [asdict(fault) for fault in self._waiting]
+
+    def _keep(self) -> None:
+        self._kept.set("faults", [asdict(fault) for fault in self._waiting])
+
+
+def _within(number: int, least: int, most: int, name: str) -> int:
+    if not least <= number <= most:
+        raise BadRequestError(f"A fault's {name} must be between {least} and {most}, not {number}.")
+    return number

@@ -22,7 +22,7 @@ class Entry:
     :param time: when it came, UTC.
     :param path: without the query, which may carry a signature.
     :param status: what was answered; 0 when the connection was cut instead.
-    :param seconds: from its first byte to the last byte of the answer.
+    :param seconds: until the last byte of the answer was about to be sent.
     :param fault: the fault that was made on purpose, or ``""``.
     """
 
@@ -35,21 +35,22 @@ class Entry:
 
 
 class Journal:
-    """Keeps the newest entries in memory and all of this start in a file, one JSON object per line.
+    """Keeps the newest entries in memory and more of them in a file, one JSON object per line.
 
-    :param path: the file; when it has grown too large it becomes the previous file.
+    :param path: the file; when it has grown too large, or is cleared, it becomes the previous file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._entries: deque[Entry] = deque(maxlen=KEPT_IN_MEMORY)
+        self._path = path
         self._lock = threading.Lock()
-        if path.exists() and path.stat().st_size > LARGEST_FILE:
-            path.replace(path.with_suffix(".previous.ndjson"))
+        self._entries: deque[Entry] = deque(_read(path), maxlen=KEPT_IN_MEMORY)
         self._stream = path.open("a", encoding="utf-8", buffering=1)
 
     def add(self, entry: Entry) -> None:
         """Write one entry."""
         with self._lock:
+            if self._stream.tell() > LARGEST_FILE:
+                self._turn_over()
             self._entries.append(entry)
             self._stream.write(json.dumps(asdict(entry)) + "\n")
 
@@ -59,6 +60,31 @@ class Journal:
             return list(self._entries)
 
     def clear(self) -> None:
-        """Forget the entries in memory; the file stays."""
+        """Begin anew."""
         with self._lock:
             self._entries.clear()
+            self._turn_over()
+
+    def _turn_over(self) -> None:
+        self._stream.close()
+        self._path.replace(self._path.with_suffix(".previous.ndjson"))
+        self._stream = self._path.open("a", encoding="utf-8", buffering=1)
+
+
+def _read(path: Path) -> list[Entry]:
+    """Return the entries of an earlier process; the last line may be half of one."""
+    if not path.exists():
+        return []
+    entries = []
+    with path.open("rb+") as stream:
+        for line in stream:
+            try:
+                entries.append(Entry(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        stream.seek(0, 2)
+        if stream.tell():
+            stream.seek(-1, 2)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+    return entries

@@ -41,18 +41,28 @@ class Recorder:
         moment = utc_text()
         status = 0
 
+        written = False
+
+        def write() -> None:
+            nonlocal written
+            if not written:
+                seconds = round(time.perf_counter() - started, 6)
+                kind = fault.kind if fault else ""
+                self._journal.add(Entry(moment, scope["method"], scope["path"], status, seconds, kind))
+            written = True
+
         async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body"):
+                write()  # before the answer is out: who has it finds it in the journal, whatever happens to this process
             await send(message)
 
         try:
             await self._pass_on(fault, scope, receive, watch)
         finally:
-            seconds = round(time.perf_counter() - started, 6)
-            kind = fault.kind if fault else ""
-            self._journal.add(Entry(moment, scope["method"], scope["path"], status, seconds, kind))
+            write()
 
     async def _pass_on(self, fault: Fault | None, scope: Scope, receive: Receive, send: Send) -> None:
         if fault is None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from local_site.azure_ml.errors import BadRequestError
+from local_site.azure_ml.execution.packages import PipEnvironment, read_packages
 from local_site.azure_ml.web import field_of
 
+# What the SDK names when nobody chose an image. A virtual machine runs without one.
+DEFAULT_IMAGES = "mcr.microsoft.com/azureml/"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -23,6 +26,7 @@ class Definition:
     :param script: below the snapshot's root.
     :param arguments: as text.
     :param interpreter: the Python on the VM; it may begin with ``~``.
+    :param packages: the environment that is made for the run, whose Python is taken instead, or ``None``.
     :param variables: more environment variables.
     :param max_seconds: how long it may take, or 0 for no limit.
     :param collects: whether ``outputs/`` and ``logs/`` are uploaded when it ends.
@@ -31,6 +35,7 @@ class Definition:
     script: str
     arguments: tuple[str, ...]
     interpreter: str
+    packages: PipEnvironment | None
     variables: dict[str, str]
     max_seconds: int
     collects: bool
@@ -52,7 +57,7 @@ def read_definition(configuration: dict[str, Any]) -> Definition:
     try:
         environment = field_of(configuration, "environment", dict)
         python = field_of(environment, "python", dict)
-        _check_supported(configuration, environment, python)
+        _check_supported(configuration, environment)
         variables = field_of(environment, "environmentVariables", dict, {})
         variables |= field_of(configuration, "environmentVariables", dict, {})
         history = field_of(configuration, "history", dict, {})
@@ -60,23 +65,26 @@ def read_definition(configuration: dict[str, Any]) -> Definition:
             script=field_of(configuration, "script", str),
             arguments=tuple(_text(item) for item in field_of(configuration, "arguments", list, [])),
             interpreter=field_of(python, "interpreterPath", str, "python"),
+            packages=None if python.get("userManagedDependencies") else read_packages(python),
             variables={_variable(str(name)): str(value) for name, value in variables.items()},
             max_seconds=field_of(configuration, "maxRunDurationSeconds", int, 0),
-            collects=bool(history.get("outputCollection", True)),
+            collects=field_of(history, "outputCollection", bool, default=True),
         )
     except BadRequestError as error:
         raise UnsupportedError(f"The run definition cannot be used: {error.message}") from error
 
 
-def _check_supported(configuration: dict[str, Any], environment: dict[str, Any], python: dict[str, Any]) -> None:
+def _check_supported(configuration: dict[str, Any], environment: dict[str, Any]) -> None:
     docker = {**(environment.get("docker") or {}), **(configuration.get("docker") or {})}
     if docker.get("useDocker") or docker.get("enabled"):
         raise UnsupportedError("Runs in Docker are not supported here; set use_docker to False.")
-    if not python.get("userManagedDependencies"):
+    image = docker.get("baseImage") or ""
+    if docker.get("baseDockerfile") or docker.get("buildContext") or (image and not image.startswith(DEFAULT_IMAGES)):
         raise UnsupportedError(
-            "Only user-managed environments are supported here: set environment.python.user_managed_dependencies to True "
-            "and interpreter_path to a Python on the virtual machine."
+            f"Docker images are not supported here ({image or 'a Dockerfile'}): a run gets a Python of the virtual machine."
         )
+    if (environment.get("spark") or {}).get("packages") or environment.get("r"):
+        raise UnsupportedError("Spark and R environments are not supported here.")
     if configuration.get("command"):
         raise UnsupportedError("A run with a command is not supported here; give a script and its arguments.")
     framework = configuration.get("framework") or "Python"

@@ -22,9 +22,10 @@ def control_files(job: Job, definition: Definition, settings: Settings, token: T
     """
     folder = f"{home}/azureml/runs/{job.run_id}"
     variables = {**_defaults(folder), **definition.variables, **_identity(job, settings, token)}
-    interpreter = expand(definition.interpreter, home)
+    packages = definition.packages
+    interpreter = packages.interpreter(home) if packages else expand(definition.interpreter, home)
     command = shlex.join([interpreter, definition.script, *definition.arguments])
-    return {
+    return ({"prepare.sh": packages.script(home)} if packages else {}) | {
         "run.sh": RUN.format(folder=shlex.quote(folder), command=command).encode(),
         "environment.sh": "".join(
             f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()

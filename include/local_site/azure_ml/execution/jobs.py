@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from local_site.azure_ml.database import Database, Row
     from local_site.azure_ml.snapshots.state import Snapshots
 
+# In the column `cancel`: 1 is a request, and this an end that was declared by hand.
+ABANDONED = 2
+
 SCHEMA = """
 create table if not exists jobs (
     position integer primary key, run_id text not null unique, experiment text not null, experiment_id text not null,
     compute text not null, snapshot_id text not null, configuration text not null, digest text not null,
     cancel integer not null default 0, outcome text
 );
+create index if not exists jobs_of_compute on jobs (compute);
+create table if not exists collected (
+    run_id text not null, path text not null, stamp text not null, primary key (run_id, path)
+) without rowid;
 """
 
 
@@ -131,6 +138,20 @@ class Jobs:
         )
         return [_made(row) for row in rows]
 
+    def waiting(self) -> list[Job]:
+        """Return the runs that wait for their turn, in the order they were submitted."""
+        rows = self._database.all(
+            "select * from jobs join runs using (run_id) where status = 'Queued' order by position"
+        )
+        return [_made(row) for row in rows]
+
+    def abandoned(self) -> list[Job]:
+        """Return the runs that were ended by hand and whose processes may still be on their machine."""
+        rows = self._database.all(
+            "select * from jobs join runs using (run_id) where cancel = ? and outcome is null", ABANDONED
+        )
+        return [_made(row) for row in rows]
+
     def ask_to_cancel(self, run_id: str) -> bool:
         """Note that a run shall end; one that only waits ends right here.
 
@@ -145,6 +166,48 @@ class Jobs:
                 self._history.move(connection, run_id, "CancelRequested")
                 return True
         return False
+
+    def force(self, run_id: str, status: str, error: dict[str, Any] | None) -> None:
+        """Put a run into a state by hand, whatever state it is in; ``Queued`` makes a submitted run start again.
+
+        :raises BadRequestError: when there is no such state, or a run that was never submitted shall be queued.
+        :raises NotFoundError: when there is no such run.
+        """
+        self._history.run(run_id)
+        if status == "Queued" and not self.exists(run_id):
+            raise BadRequestError(f"Run {run_id} was not submitted: it cannot be queued.")
+        with self._database.write() as connection:
+            cancel = ABANDONED if status in TERMINAL else 0
+            connection.execute("update jobs set outcome = null, cancel = ? where run_id = ?", (cancel, run_id))
+            connection.execute("delete from collected where run_id = ?", (run_id,))
+            connection.execute(
+                "update runs set status = 'NotStarted', ended = null, error = null,"
+                " started = iif(? in ('NotStarted', 'Queued', 'Preparing'), null, started) where run_id = ?",
+                (status, run_id),
+            )
+            self._history.move(connection, run_id, status, error)
+
+    def place_in_queue(self, run_id: str) -> tuple[int, int, str]:
+        """Return a waiting run's place among those that wait for the same compute, how many wait, and the compute."""
+        rows = self._database.all(
+            "select run_id, compute from jobs join runs using (run_id) where status = 'Queued' and compute ="
+            " (select compute from jobs where run_id = ?) order by position",
+            run_id,
+        )
+        waiting = [row["run_id"] for row in rows]
+        if run_id not in waiting:
+            return 0, len(waiting), ""
+        return waiting.index(run_id) + 1, len(waiting), str(rows[0]["compute"])
+
+    def collected(self, run_id: str) -> dict[str, str]:
+        """Return which files the server took from the run's folder, and what they looked like then."""
+        rows = self._database.all("select path, stamp from collected where run_id = ?", run_id)
+        return {row["path"]: row["stamp"] for row in rows}
+
+    def note_collected(self, run_id: str, path: str, stamp: str) -> None:
+        """Keep that a file was taken."""
+        with self._database.write() as connection:
+            connection.execute("insert or replace into collected values (?, ?, ?)", (run_id, path, stamp))
 
     def note_outcome(self, run_id: str, outcome: Outcome) -> None:
         """Keep how a run ended, before its folder is removed and nothing else would know."""

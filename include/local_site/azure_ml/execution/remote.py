@@ -4,10 +4,11 @@
 
     $HOME/azureml/runs/<run id>/
         work/             the snapshot; the run's working directory
-        run.sh            starts the script, and writes its exit status to `status` when it ends
+        run.sh            makes the environment if need be, starts the script, and writes its exit status to `status`
+        prepare.sh        makes the environment, when the definition asks for one of pip packages
         environment.sh    the run's variables, its token among them (mode 0600: not on a command line, where `ps` shows it)
         ca-bundle.pem     the authorities that the run trusts
-        launched, pid, status, std_log.txt
+        launched, pid, status, unprepared, std_log.txt
 
 The script runs in a session of its own and writes to a file, so it outlives this server's connection: after a restart
 the server finds it by this folder. Only a POSIX shell, coreutils, util-linux and tar are needed on the machine.
@@ -19,6 +20,7 @@ import io
 import shlex
 import tarfile
 import tempfile
+import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -32,18 +34,27 @@ if TYPE_CHECKING:
 
 GRACE_TENTHS = 80
 UPLOADED = ("outputs", "logs")
+LARGEST_LISTING = 64 * 1024 * 1024
 
 RUN = """cd {folder}/work || exit 70
 . ../environment.sh
-{command}
+if [ -e ../prepare.sh ] && ! sh ../prepare.sh; then : > ../unprepared; code=1
+else {command}
 code=$?
+fi
 echo "$code" > ../status.part && mv ../status.part ../status
 """
 
-LAUNCH = """cd {folder} && : > launched && {{
+# Done twice, because a connection broke or this server was restarted in between, it starts one process: only one can
+# make the folder `launched`.
+LAUNCH = """cd {folder} && mkdir launched 2>/dev/null || exit 0
 setsid sh ./run.sh > std_log.txt 2>&1 < /dev/null &
-echo $! > pid.part && mv pid.part pid
-}}"""
+echo $! > pid.part && mv pid.part pid"""
+
+# A copy that was cut off leaves only its own draft behind; of two copies of the same run, either may stay.
+FILL = """umask 077; mkdir -p {draft}/work && tar -xf - -C {draft} || {{ rm -rf {draft}; exit 1; }}
+mv -T {draft} {folder} 2>/dev/null || rm -rf {draft}
+test -e {folder}/run.sh"""
 
 # The state in /proc is read as well as its existence: a machine whose first process reaps nobody keeps zombies.
 FOLLOW = """cd {folder} || exit 3
@@ -75,10 +86,10 @@ while [ "$left" -gt 0 ] && alive; do left=$((left - 1)); sleep 0.1; done
 kill -s KILL -- "-$pid" 2>/dev/null
 exit 0"""
 
-COLLECT = """cd {folder}/work || exit 3
-set --
-for name in {names}; do [ -d "$name" ] && set -- "$@" "$name"; done
-[ $# -eq 0 ] || tar -cf - -- "$@\""""
+LIST = """cd {folder}/work || exit 3
+for name in {names}; do [ ! -d "$name" ] || find "$name" -type f -printf '%s %T@ %p\\0'; done"""
+
+COLLECT = "cd {folder}/work && tar -cf - --no-recursion --null -T -"
 
 
 class RunFolder:
@@ -101,14 +112,23 @@ class RunFolder:
         """Tell whether the folder holds a file of this name."""
         return self._vm.run(f"test -e {self._quoted}/{name}")[0] == 0
 
+    def wait_for(self, name: str, seconds: float) -> bool:
+        """Wait until the folder holds a file of this name, and tell whether it does."""
+        tenths = int(seconds * 10)
+        found = (
+            f"n={tenths}; while ! test -e {self._quoted}/{name}; do n=$((n-1)); [ $n -gt 0 ] || exit 1; sleep 0.1; done"
+        )
+        return self._vm.run(found)[0] == 0
+
     def fill(self, files: dict[str, bytes], snapshot: dict[str, Path], folders: list[str]) -> None:
-        """Make the folder afresh and copy everything into it.
+        """Make the folder with everything in it, or leave the one that an earlier process made for this run.
 
         :param files: contents by name, beside the snapshot.
         :param snapshot: local files by their name in the snapshot.
         :raises VMError: when the machine cannot hold it, such as a full disk.
         """
-        command = f"umask 077; rm -rf {self._quoted} && mkdir -p {self._quoted}/work && tar -xf - -C {self._quoted}"
+        draft = shlex.quote(f"{self.path}.{uuid.uuid4().hex}.draft")
+        command = FILL.format(draft=draft, folder=self._quoted)
         with tempfile.TemporaryFile() as archive:
             _pack(archive, files, snapshot, folders)
             archive.seek(0)
@@ -157,10 +177,28 @@ class RunFolder:
         text = output.decode("utf-8", "replace").strip()
         return int(text) if code == 0 and text.isdigit() else None
 
-    def collect(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Return each regular file below ``outputs/`` and ``logs/`` with its content; links are left out."""
-        command = COLLECT.format(folder=self._quoted, names=" ".join(UPLOADED))
-        with self._vm.started(command, 60, combined=False) as channel:
+    def unprepared(self) -> bool:
+        """Tell whether the environment could not be made; the script was not started then."""
+        return self.has("unprepared")
+
+    def listing(self) -> dict[str, tuple[int, str]]:
+        """Return the size and the time of change of each regular file below ``outputs/`` and ``logs/``."""
+        command = LIST.format(folder=self._quoted, names=" ".join(UPLOADED))
+        _, output = self._vm.run(command, largest=LARGEST_LISTING)
+        found = {}
+        for line in output.decode("utf-8", "surrogateescape").split("\0"):
+            size, _, rest = line.partition(" ")
+            changed, _, name = rest.partition(" ")
+            if name and size.isdigit():
+                found[name] = int(size), changed
+        return found
+
+    def fetch(self, names: list[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Return the content of files, by their names in :meth:`listing`; what is gone meanwhile is left out."""
+        wanted = "\0".join(names).encode("utf-8", "surrogateescape")
+        with self._vm.started(COLLECT.format(folder=self._quoted), 60, combined=False) as channel:
+            channel.sendall(wanted)
+            channel.shutdown_write()
             stream = channel.makefile("rb")
             if not (first := stream.read(tarfile.BLOCKSIZE)):
                 return
@@ -172,7 +210,7 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
-        self._vm.run(f"rm -rf {self._quoted}")
+        self._vm.run(f"rm -rf {self._quoted} {self._quoted}.*.draft")
 
 
 class _Readable(Protocol):

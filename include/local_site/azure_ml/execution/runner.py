@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from local_site.azure_ml.artifacts.state import RUN_ORIGIN, Artifact, Artifacts
 from local_site.azure_ml.clock import parse_utc
-from local_site.azure_ml.errors import BadRequestError, ConflictError, ServiceError
+from local_site.azure_ml.errors import ServiceError
+from local_site.azure_ml.execution.collector import Collector
 from local_site.azure_ml.execution.definition import Definition, UnsupportedError, read_definition
 from local_site.azure_ml.execution.environment import control_files
 from local_site.azure_ml.execution.jobs import Job, Jobs, Outcome
@@ -31,6 +32,7 @@ LOG = "user_logs/std_log.txt"
 SILENCE_SECONDS = 0.3
 CHECK_SECONDS = 15.0
 TAIL_BYTES = 2000
+PID_SECONDS = 5.0
 
 log = logging.getLogger("local_site.azure_ml")
 
@@ -61,6 +63,7 @@ class Execution:
         self._resumed = resumed
         self._seen_at = time.monotonic()
         self._stop = threading.Event()
+        self._collector = Collector(job.run_id, means.jobs, means.artifacts)
         if job.cancel:
             self._stop.set()
 
@@ -71,6 +74,7 @@ class Execution:
     def carry_out(self) -> None:
         """Do everything, and write down how it ended."""
         outcome = self._means.jobs.outcome(self.job.run_id) or self._try()
+        self._means.jobs.note_outcome(self.job.run_id, outcome)
         self._means.history.set_status(self.job.run_id, outcome.status, outcome.error)
         log.info("run %s ended as %s", self.job.run_id, outcome.status)
 
@@ -105,6 +109,9 @@ class Execution:
 
     def _in_folder(self, folder: RunFolder, definition: Definition) -> Outcome:
         self._seen_at = time.monotonic()
+        if not self._resumed:
+            folder.remove()  # of a run with this id that this server does not know of any more
+            self._means.artifacts.forget(RUN_ORIGIN, container_of(self.job.run_id), LOG)
         if not folder.has("launched"):
             if self._means.history.run(self.job.run_id)["status"] not in {"Preparing", "CancelRequested"}:
                 return Outcome.failed("RunLost", f"The folder of run {self.job.run_id} is gone from the machine.")
@@ -112,7 +119,7 @@ class Execution:
                 return Outcome("Canceled")
             self._launch(folder, definition)
         self._resumed = True  # from here on the run may be found again
-        if not folder.has("pid"):
+        if not folder.wait_for("pid", PID_SECONDS):
             return Outcome.failed("RunLost", f"Run {self.job.run_id} was interrupted while it was being started.")
         return self._stay_with(folder, definition)
 
@@ -141,9 +148,9 @@ class Execution:
         folder.end(gently=ending is not None)
         if ending is None:
             self._means.history.set_status(self.job.run_id, "Finalizing")
-        outcome = ending or self._judge(folder.status(), definition, grown)
+        outcome = ending or self._judge(folder, definition, grown)
         if definition.collects:
-            self._collect(folder)
+            self._collector.finish(folder)
         self._means.artifacts.blobs.sync(grown.blob)
         self._means.jobs.note_outcome(self.job.run_id, outcome)
         folder.remove()
@@ -160,6 +167,8 @@ class Execution:
         with folder.following(blobs.size(grown.blob), SILENCE_SECONDS) as channel:
             while True:
                 self._seen_at = time.monotonic()
+                if definition.collects:
+                    self._collector.look(folder)
                 if self._stop.is_set():
                     return Outcome("Canceled")
                 if limit is not None and datetime.now(UTC).timestamp() > limit:
@@ -193,7 +202,11 @@ class Execution:
         since = parse_utc(started) if started else datetime.now(UTC)
         return since.timestamp() + definition.max_seconds
 
-    def _judge(self, status: int | None, definition: Definition, grown: Artifact) -> Outcome:
+    def _judge(self, folder: RunFolder, definition: Definition, grown: Artifact) -> Outcome:
+        status = folder.status()
+        if status and folder.unprepared():
+            message = f"The environment of run {self.job.run_id} cannot be made: {self._tail(grown)}"
+            return Outcome.failed("EnvironmentBuildFailed", message)
         if status == 0:
             return Outcome("Completed")
         if status is None:
@@ -212,16 +225,6 @@ class Execution:
         with self._means.artifacts.blobs.path(grown.blob).open("rb") as stream:
             stream.seek(max(0, self._means.artifacts.blobs.size(grown.blob) - TAIL_BYTES))
             return stream.read(TAIL_BYTES).decode("utf-8", "replace").strip() or "(empty)"
-
-    def _collect(self, folder: RunFolder) -> None:
-        """Take in what the script left; what it has uploaded itself, or a name that is not allowed, is passed over."""
-        for name, content in folder.collect():
-            try:
-                artifact = self._means.artifacts.reserve(RUN_ORIGIN, container_of(self.job.run_id), name)
-            except (ConflictError, BadRequestError) as error:
-                log.warning("run %s: %s is not uploaded: %s", self.job.run_id, name, error.message)
-                continue
-            self._means.artifacts.blobs.write(artifact.blob, content)
 
 
 def _signal(status: int) -> str:

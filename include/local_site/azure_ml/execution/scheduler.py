@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from local_site.azure_ml.errors import ConflictError
 from local_site.azure_ml.execution.runner import Execution, Means
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from local_site.azure_ml.arm.state import Computes
     from local_site.azure_ml.artifacts.state import Artifacts
     from local_site.azure_ml.execution.jobs import Job, Jobs
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from local_site.azure_ml.snapshots.state import Snapshots
 
 RETRY_SECONDS = 2.0
+END_SECONDS = 30
 
 log = logging.getLogger("local_site.azure_ml")
 
@@ -39,10 +44,11 @@ class Scheduler:
         self._active: dict[str, Execution] = {}
         self._changed = threading.Condition()
         self._ended = False
+        self._held = False
 
     def start(self) -> None:
         """Take up what an earlier process left, then begin to work the queue off."""
-        for job in self._means.jobs.unfinished():
+        for job in [*self._means.jobs.unfinished(), *self._means.jobs.abandoned()]:
             if job.status != "Queued":
                 log.info("run %s was %s when the server stopped; looking for it", job.run_id, job.status)
                 self._begin(job, resumed=True)
@@ -66,6 +72,29 @@ class Scheduler:
         if execution is not None:
             execution.cancel()
 
+    @contextmanager
+    def emptied(self) -> Iterator[None]:
+        """End every run that is going on, and start none until the block is over.
+
+        :raises ConflictError: when one does not end in time.
+        """
+        with self._changed:
+            self._held = True
+            for execution in self._active.values():
+                execution.cancel()
+            try:
+                if not self._changed.wait_for(lambda: not self._active, END_SECONDS):
+                    raise ConflictError(f"These runs did not end within {END_SECONDS} s: {', '.join(self._active)}.")
+                yield
+            finally:
+                self._held = False
+                self._changed.notify_all()
+
+    def active(self) -> list[str]:
+        """Return the ids of the runs that are going on."""
+        with self._changed:
+            return sorted(self._active)
+
     def _work(self) -> None:
         with self._changed:
             while not self._ended:
@@ -78,8 +107,8 @@ class Scheduler:
                     self._changed.wait()
 
     def _start_what_fits(self) -> None:
-        for job in self._means.jobs.unfinished():
-            if job.status == "Queued" and self._has_room(job) and self._means.jobs.begin(job.run_id):
+        for job in self._means.jobs.waiting() if not self._held else ():
+            if job.run_id not in self._active and self._has_room(job) and self._means.jobs.begin(job.run_id):
                 self._begin(job, resumed=False)
 
     def _has_room(self, job: Job) -> bool:

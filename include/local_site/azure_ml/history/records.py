@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from local_site.azure_ml.artifacts.state import RUN_ORIGIN
+from local_site.azure_ml.clock import utc_text
 from local_site.azure_ml.history.state import TERMINAL
 from local_site.azure_ml.web import container_of
 
@@ -62,8 +64,8 @@ def run_record(backend: Backend, row: Row) -> dict[str, Any]:
 
 def details_record(backend: Backend, row: Row) -> dict[str, Any]:
     """Return a run's details: its definition, and its log files by signed URL."""
-    artifacts = backend.artifacts.below("ExperimentRun", container_of(row["run_id"]))
-    logs = {item.path: backend.blobs.read_url(item.blob) for item in artifacts if item.path.startswith(LOG_FOLDERS)}
+    container = container_of(row["run_id"])
+    found = [item for folder in LOG_FOLDERS for item in backend.artifacts.below(RUN_ORIGIN, container, folder)]
     return {
         "runId": row["run_id"],
         "target": row["target"],
@@ -76,6 +78,13 @@ def details_record(backend: Backend, row: Row) -> dict[str, Any]:
         "inputDatasets": [],
         "outputDatasets": [],
         "runDefinition": json.loads(row["run_definition"]) if row["run_definition"] else None,
-        "logFiles": logs,
+        "logFiles": {item.path: backend.blobs.read_url(item.blob) for item in found},
         "services": {},
     }
+
+
+def queueing_record(backend: Backend, run_id: str) -> dict[str, Any]:
+    """Return what a waiting run waits for."""
+    place, waiting, compute = backend.jobs.place_in_queue(run_id)
+    message = f"Run {run_id} is number {place} of the {waiting} that wait for compute {compute}."
+    return {"code": "WaitingForCompute", "message": message, "lastRefreshTimestamp": utc_text()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from local_site.azure_ml.clock import utc_text
 from local_site.azure_ml.errors import BadRequestError
-from local_site.azure_ml.history.records import details_record, experiment_record, run_record
+from local_site.azure_ml.history.records import details_record, experiment_record, queueing_record, run_record
+from local_site.azure_ml.history.state import Position
 from local_site.azure_ml.web import WORKSPACE, Access, Answer, Call, Route, field_of, texts_of
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 HISTORY = f"/history/v1.0{WORKSPACE}"
 EVENT = "Microsoft.MachineLearning.Run."
 STATUS_EVENTS = {"Start": "Running", "Completed": "Completed", "Failed": "Failed", "Canceled": "Canceled"}
+TOKEN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
 IGNORED_EVENTS = {"Heartbeat", "Warning", "Queued", "QueueingInfo", "CancelRequested"}
 
 
@@ -36,7 +39,9 @@ def get_experiment_by_id(call: Call) -> Answer:
 
 def get_run(call: Call) -> Answer:
     """Return a run."""
-    return run_record(call.backend, _run(call))
+    row = _run(call)
+    queueing = queueing_record(call.backend, row["run_id"]) if row["status"] == "Queued" else None
+    return {**run_record(call.backend, row), "queueingInfo": queueing}
 
 
 def merge_run(call: Call) -> Answer:
@@ -70,27 +75,30 @@ def get_details(call: Call) -> Answer:
 def query(call: Call) -> Answer:
     """Return one page of an experiment's runs."""
     body = call.json()
-    top, offset, text = _paging(body)
+    top, after, text = _paging(body)
     orderby = body.get("orderby") or body.get("orderBy")
+    if orderby and not isinstance(orderby, (str, list)):
+        raise BadRequestError("The field 'orderby' must be text or a list.")
     experiment_id = _experiment(call)["experiment_id"]
-    rows, following = call.backend.history.query(experiment_id, text, orderby, top, offset)
-    return _page([run_record(call.backend, row) for row in rows], following)
+    rows, following = call.backend.history.query(experiment_id, text, orderby, top, after)
+    token = f"{following.offset}.{following.newest}" if following else None
+    return _page([run_record(call.backend, row) for row in rows], token)
 
 
 def query_experiments(call: Call) -> Answer:
     """Return one page of the experiments, by name."""
-    top, offset, text = _paging(call.json())
+    top, after, text = _paging(call.json())
     if text:
         raise BadRequestError("Experiments cannot be filtered here; ask for one by name.")
-    rows, following = call.backend.history.experiments(top, offset)
-    return _page([experiment_record(row) for row in rows], following)
+    rows, following = call.backend.history.experiments(top, after.offset)
+    return _page([experiment_record(row) for row in rows], str(following) if following else None)
 
 
 def children(call: Call) -> Answer:
     """Return the runs below a run."""
     run_id = _run(call)["run_id"]
     experiment_id = _experiment(call)["experiment_id"]
-    rows, _ = call.backend.history.query(experiment_id, f"ParentRunId eq {run_id}", None, 500, 0)
+    rows, _ = call.backend.history.query(experiment_id, f"ParentRunId eq {run_id}", None, 500, Position())
     return _page([run_record(call.backend, row) for row in rows], None)
 
 
@@ -132,16 +140,17 @@ def _error(body: dict[str, Any]) -> dict[str, Any]:
     return {"error": {**error, "code": error.get("code") or "UserError", "message": error.get("message") or ""}}
 
 
-def _paging(body: dict[str, Any]) -> tuple[int, int, str]:
-    """Return how many are wanted, after how many, and the filter."""
+def _paging(body: dict[str, Any]) -> tuple[int, Position, str]:
+    """Return how many are wanted, from where on, and the filter."""
     token = field_of(body, "continuationToken", str, "") or "0"
-    if not token.isdigit():
+    if not TOKEN.fullmatch(token):
         raise BadRequestError("The continuation token was not made by this server.")
-    return field_of(body, "top", int, 500), int(token), field_of(body, "filter", str, "")
+    offset, _, newest = token.partition(".")
+    after = Position(int(offset), int(newest) if newest else None)
+    return field_of(body, "top", int, 500), after, field_of(body, "filter", str, "")
 
 
-def _page(records: list[dict[str, Any]], following: int | None) -> dict[str, Any]:
-    token = str(following) if following is not None else None
+def _page(records: list[dict[str, Any]], token: str | None) -> dict[str, Any]:
     return {"value": records, "continuationToken": token, "nextLink": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_site.azure_ml.clock import utc_text
@@ -42,6 +43,18 @@ create table if not exists runs (
 );
 create index if not exists runs_of_experiment on runs (experiment_id, created);
 """
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a page of runs begins.
+
+    :param offset: how many runs come before it.
+    :param newest: the number of the newest run when the first page was asked for: what came later shifts no page.
+    """
+
+    offset: int = 0
+    newest: int | None = None
 
 
 class History:
@@ -175,24 +188,29 @@ class History:
         return self.run(run_id)
 
     def query(
-        self, experiment_id: str, text: str, orderby: str | list[str] | None, top: int, offset: int
-    ) -> tuple[list[Row], int | None]:
+        self, experiment_id: str, text: str, orderby: str | list[str] | None, top: int, after: Position
+    ) -> tuple[list[Row], Position | None]:
         """Return one page of runs.
 
         :param text: a filter.
         :param top: at most this many, and never more than a page holds.
-        :return: the runs, and the offset of the next page or ``None``.
+        :param after: where the page begins.
+        :return: the runs, and where the next page begins, or ``None``.
         """
         condition, values = where(text)
+        newest = after.newest
+        if newest is None:
+            newest = self.database.all("select coalesce(max(run_number), 0) as newest from runs")[0]["newest"]
         top = max(1, min(top, LARGEST_PAGE))
         rows = self.database.all(
-            f"select * from runs where experiment_id = ? and ({condition}) order by {order(orderby)} limit ? offset ?",  # noqa: S608  # made of fixed words, the values are bound
+            f"select * from runs where experiment_id = ? and run_number <= ? and ({condition}) order by {order(orderby)} limit ? offset ?",  # noqa: S608  # made of fixed words, the values are bound
             experiment_id,
+            newest,
             *values,
             top + 1,
-            offset,
+            after.offset,
         )
-        return rows[:top], offset + top if len(rows) > top else None
+        return rows[:top], Position(after.offset + top, newest) if len(rows) > top else None
 
 
 def _merged(row: Row, changes: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jwt
 
 from local_site.azure_ml.errors import UnauthorizedError
 
 if TYPE_CHECKING:
+    from local_site.azure_ml.control.state import Kept
     from local_site.azure_ml.settings import Settings
 
 ALGORITHM = "HS256"
@@ -45,12 +46,33 @@ class Tokens:
     """Signs and checks tokens.
 
     :param settings: the signing key, the audience and how long tokens are good.
+    :param kept: where changes of that are written down.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, kept: Kept) -> None:
         self._settings = settings
-        self.client_seconds = settings.token_seconds
-        self.run_seconds = settings.run_token_seconds
+        self._kept = kept
+        wish = kept.get("tokens", {})
+        self.client_seconds = int(wish.get("client_seconds", settings.token_seconds))
+        self.run_seconds = int(wish.get("run_seconds", settings.run_token_seconds))
+        self._generation = int(wish.get("generation", 0))
+
+    def change(self, client_seconds: int | None, run_seconds: int | None, *, revoke: bool) -> dict[str, Any]:
+        """Change how long tokens are good that are given from now on, until the next change.
+
+        :param revoke: whether every token that was given so far is expired from now on.
+        """
+        self.client_seconds = client_seconds or self.client_seconds
+        self.run_seconds = run_seconds or self.run_seconds
+        self._generation += revoke
+        wish = {"client_seconds": self.client_seconds, "run_seconds": self.run_seconds}
+        self._kept.set("tokens", {**wish, "generation": self._generation})
+        return wish
+
+    def reset(self) -> None:
+        """Forget what was changed; what was revoked stays so."""
+        self.client_seconds, self.run_seconds = self._settings.token_seconds, self._settings.run_token_seconds
+        self._kept.set("tokens", {"generation": self._generation})
 
     def for_client(self) -> Token:
         """Sign a token for the service principal."""
@@ -70,7 +92,7 @@ class Tokens:
             raise UnauthorizedError("The request has no bearer token; log in at the authority first.")
         key = bytes.fromhex(self._settings.signing_key)
         audience = self._settings.base_url
-        required = ["exp", "aud", "appid"]
+        required = ["exp", "aud", "appid", "gen"]
         try:
             claims = jwt.decode(text, key, algorithms=[ALGORITHM], audience=audience, options={"require": required})
         except jwt.ExpiredSignatureError as error:
@@ -81,6 +103,8 @@ class Tokens:
             raise UnauthorizedError(
                 f"The access token is not valid here: {error}.", code="InvalidAuthenticationToken"
             ) from error
+        if claims["gen"] != self._generation:
+            raise UnauthorizedError("The access token was revoked; log in again.", code="ExpiredAuthenticationToken")
         return Caller(str(claims["appid"]), str(claims.get("run_id", "")))
 
     def _sign(self, run_id: str, seconds: int) -> Token:
@@ -93,6 +117,7 @@ class Tokens:
             "iat": now,
             "exp": now + seconds,
             "jti": uuid.uuid4().hex,
+            "gen": self._generation,
         }
         if run_id:
             claims["run_id"] = run_id

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from local_site.azure_ml.clock import utc_text
-from local_site.azure_ml.errors import NotFoundError
+from local_site.azure_ml.errors import BadRequestError, NotFoundError
 from local_site.azure_ml.web import field_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class Metrics:
                 kind = field_of(field_of(batch, "properties", dict, {}), "uxMetricType", str, "")
                 connection.execute("insert or replace into metrics values (?, ?, ?, ?)", (run_id, name, columns, kind))
                 for value in field_of(batch, "value", list, []):
+                    if not isinstance(value, dict):
+                        raise BadRequestError(f"Every value of the metric {name} must be an object.")
+                    step = None if value.get("step") is None else field_of(value, "step", int)
                     connection.execute(
                         "insert or ignore into metric_values (run_id, name, metric_id, created, step, data)"
                         " values (?, ?, ?, ?, ?, ?)",
@@ -52,7 +55,7 @@ class Metrics:
                             name,
                             field_of(value, "metricId", str),
                             field_of(value, "createdUtc", str, utc_text()),
-                            value.get("step"),
+                            step,
                             json.dumps(field_of(value, "data", dict)),
                         ),
                     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from local_site.azure_ml.errors import BadRequestError, ForbiddenError, NotSupportedError
+from local_site.azure_ml.errors import BadRequestError, ForbiddenError
 from local_site.azure_ml.names import RESOURCE, check_name
 from local_site.azure_ml.web import WORKSPACE, Access, Answer, Call, Route, field_of
 
@@ -76,14 +76,9 @@ def list_models(call: Call) -> Answer:
     }
 
 
-def package(_call: Call) -> Answer:
-    """Refuse: the pipeline composes its images itself."""
-    raise NotSupportedError("Model.package is not supported by the local Azure ML.")
-
-
 def _number(call: Call, name: str, default: int) -> int:
     text = call.query.get(name, str(default))
-    if not text.isdigit():
+    if not text.isdecimal() or len(text) > 9:
         raise BadRequestError(f"The query's {name} must be a whole number.")
     return int(text)
 
@@ -138,5 +133,4 @@ ROUTES = [
     Route("GET", f"{MODELS}/models/{{model_id}}", get_model),
     Route("PATCH", f"{MODELS}/models/{{model_id}}", patch_model),
     Route("DELETE", f"{MODELS}/models/{{model_id}}", delete_model),
-    Route("POST", f"{MODELS}/packages", package),
 ]

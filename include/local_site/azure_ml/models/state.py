@@ -37,6 +37,7 @@ FACTS = (
     "resourceRequirements",
     "parentModelId",
 )
+TEXT_FACTS = ("mimeType", "description", "framework", "frameworkVersion", "parentModelId")
 HAVING = {
     "tags": "exists (select 1 from json_each(tags) where key = ? and (not ? or value = ?))",
     "properties": "exists (select 1 from json_each(properties) where key = ? and (not ? or value = ?))",
@@ -87,6 +88,8 @@ class Models:
             self.asset(url.removeprefix("aml://asset/"))
         except NotFoundError as error:
             raise BadRequestError(f"The model's url {url} names no asset.") from error
+        for key in TEXT_FACTS:
+            field_of(body, key, str, "")
         facts = {key: body.get(key) for key in FACTS}
         now = utc_text()
         with self._database.write() as connection:
@@ -142,7 +145,8 @@ class Models:
             if path in PATCHED:
                 kept[PATCHED[path]] = json.dumps(texts_of({"value": change.get("value")}, "value"))
             else:
-                kept["facts"] = json.dumps(json.loads(kept["facts"]) | {"description": change.get("value")})
+                description = field_of(change, "value", str, "")
+                kept["facts"] = json.dumps(json.loads(kept["facts"]) | {"description": description})
         with self._database.write() as connection:
             connection.execute(
                 "update models set tags = :tags, properties = :properties, facts = :facts, modified = :now"

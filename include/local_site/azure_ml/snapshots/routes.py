@@ -48,8 +48,15 @@ def add(call: Call) -> Answer:
     return {"id": snapshot_id}
 
 
+def archive(call: Call) -> Answer:
+    """Say where the whole snapshot is as a ZIP file."""
+    key = call.backend.snapshots.archive(call.path["snapshot_id"])
+    return {"zipSasUri": call.backend.blobs.read_url(key), "status": "Succeeded"}
+
+
 ROUTES = [
     Route("GET", f"/content/v1.0{WORKSPACE}/snapshots/latest/metadata", latest),
     Route("POST", f"/content/v2.0{WORKSPACE}/snapshots/getblob", places),
     Route("POST", f"/content/v2.0{WORKSPACE}/snapshots/{{snapshot_id}}", add),
+    Route("POST", f"/content/v2.0{WORKSPACE}/snapshots/{{snapshot_id}}/zip", archive),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 from local_site.azure_ml.blobs.state import CHUNK, Blobs
@@ -24,6 +26,7 @@ create table if not exists snapshots (
     snapshot_id text primary key, parent text, files text not null, folders text not null, digest text not null,
     created text not null
 ) without rowid;
+create table if not exists snapshot_archives (snapshot_id text primary key, blob text not null) without rowid;
 """
 
 
@@ -67,6 +70,34 @@ class Snapshots:
         """
         files: dict[str, str] = json.loads(self._row(snapshot_id)["files"])
         return files
+
+    def all_blobs(self) -> set[str]:
+        """Return the key of every blob that any snapshot holds."""
+        files = self._database.all("select files from snapshots")
+        archives = self._database.all("select blob from snapshot_archives")
+        return {key for row in files for key in json.loads(row["files"]).values()} | {row["blob"] for row in archives}
+
+    def archive(self, snapshot_id: str) -> str:
+        """Return the blob with the whole snapshot as a ZIP file, made when it is asked for first.
+
+        :raises NotFoundError: when there is no such snapshot.
+        """
+        row = self._row(snapshot_id)
+        made = self._database.one("select blob from snapshot_archives where snapshot_id = ?", snapshot_id)
+        if made is not None:
+            return str(made["blob"])
+        key = self._blobs.new_key()
+        with tempfile.TemporaryFile(dir=self._blobs.drafts) as draft:
+            with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name in json.loads(row["folders"]):
+                    archive.writestr(f"{name}/", b"")
+                for name, blob in json.loads(row["files"]).items():
+                    archive.write(self._blobs.path(blob), name)
+            draft.seek(0)
+            self._blobs.write(key, iter(lambda: draft.read(CHUNK), b""))
+        with self._database.write() as connection:
+            connection.execute("insert or replace into snapshot_archives values (?, ?)", (snapshot_id, key))
+        return key
 
     def folders(self, snapshot_id: str) -> list[str]:
         """Return the folders, the empty ones too."""
