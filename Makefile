@@ -17,7 +17,7 @@ LOCK := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --cust
 
 .PHONY: help
 help:
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-10s  %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-22s  %s\n", $$1, $$2 }'
 
 .PHONY: setup
 setup:
@@ -62,6 +62,14 @@ chaos: setup ## Kill processes and fail calls while the pipeline runs: make chao
 clean: down ## Stop everything and remove all state, models and caches of this project; what is installed stays.
 	@rm -rf --one-file-system .local .pytest_cache .mypy_cache .ruff_cache
 	@find dags plugins include tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: test-azure-ml-restarts
+test-azure-ml-restarts: setup ## Run every Azure ML contract test with the server killed between any two calls; about 10 minutes.
+	@AZURE_ML_RESTARTS=1 $(PYTHON) -m pytest tests/integration/azure_ml -q
+
+.PHONY: bench-azure-ml
+bench-azure-ml: setup ## Measure the Azure ML stand-in and print the figures with the machine.
+	@PYTHONPATH=include $(PYTHON) -m local_site.azure_ml.bench
 
 # Measures how long Airflow needs to parse dags/ once it is imported itself.
 .PHONY: bench-parse

@@ -63,6 +63,13 @@ exec "$@"
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
+class _Detached(subprocess.Popen[bytes]):
+    """A process that outlives its handle on purpose: it is found again by its record, so Python need not warn that it still runs."""
+
+    def __del__(self) -> None:
+        self.poll()
+
+
 @dataclass(frozen=True)
 class Service:
     """A program that runs in the background.
@@ -220,7 +227,7 @@ def stop(name: str, pids_dir: Path, grace: float = 10.0) -> bool:
     return pid is not None
 
 
-def _spawn(service: Service, record: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(service: Service, record: Path, log: IO[bytes]) -> _Detached:
     env = dict(os.environ)
     for name, value in service.env.items():
         if value is None:
@@ -234,7 +241,7 @@ def _spawn(service: Service, record: Path, log: IO[bytes]) -> subprocess.Popen[b
         )
     facts = {"boot": _boot_id(), "port": service.port, "digest": service.digest(), "log_offset": log.tell()}
     launcher = ["/bin/sh", "-c", _LAUNCHER, service.name, str(record), json.dumps(facts).removeprefix("{")]
-    return subprocess.Popen(  # it outlives this function on purpose
+    return _Detached(
         [*launcher, *service.argv],
         env=env,
         cwd=service.cwd,

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
     from demo.api import TaskState
 
-pytestmark = [
-    pytest.mark.timeout(400),
-    # What is started again in this process outlives its handle on purpose: it is ended by its process id.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-]
+pytestmark = pytest.mark.timeout(400)
 
 TRIGGERER = "airflow-triggerer"
 SLOW = """

@@ -174,6 +174,9 @@ def _let_models_out(names: Sequence[str], workspace: Workspace, outputs: Path, g
     """
     passed = [name for name in names if gate.model(name, workspace.output, outputs)]
     if gate.withheld:
+        # At once: Azure ML takes up what rests in the outputs while the run goes on.
+        for name in passed:
+            (outputs / name).unlink(missing_ok=True)
         reasons = "; ".join(sorted({f"{item.kind}: {item.reason}" for item in gate.withheld}))
         raise WithheldError(
             f"{len(gate.withheld)} items of train.py were withheld ({reasons}). The model does not leave either."
