@@ -337,11 +337,14 @@ def test_a_revoked_token_is_replaced_without_a_person(hook: AzureMLHook, ground:
 
 
 def test_a_token_that_ends_between_two_calls_is_replaced_without_a_person(ground: Ground, control: Control) -> None:
-    control.call("POST", "tokens", {"client_seconds": 1})
+    seconds = 4
+    control.call("POST", "tokens", {"client_seconds": seconds})
     hook = AzureMLHook(patience=QUICK)
     try:
         hook.get_run(ground.ended)
-        time.sleep(1.5)
+        # Tokens that are given from now on last: only the first one ends, however slow the machine is.
+        control.call("POST", "tokens", {"client_seconds": 3600})
+        time.sleep(seconds + 0.5)
         control.clear()
         assert hook.get_run(ground.ended).state == "Completed"
     finally:
