@@ -29,6 +29,7 @@ Environment = dict[str, str | None]
 API_SERVER = "airflow-api-server"
 TRIGGERER = "airflow-triggerer"
 TRIGGERER_STOP_SECONDS = 10.0
+DATABASE_LOCK_SECONDS = 60
 # Without --skip-serve-logs, scheduler and triggerer serve the logs of tasks on all of the machine's addresses. On one machine
 # nobody needs that: the API server reads the same files.
 COMMANDS = {
@@ -204,7 +205,9 @@ def environment(settings: DemoSettings, secrets: AirflowSecrets, site: Mapping[s
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{settings.api_url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        # SQLite has one writer at a time. Five processes write here, and on a slow disk the 5 s for which Python waits by
+        # default are too few: the API server then answers 500.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={DATABASE_LOCK_SECONDS}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),

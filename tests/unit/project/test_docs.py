@@ -31,6 +31,7 @@ def settings_of_the_code() -> set[str]:
         "include/local_site/settings.py",
         "include/demo/settings.py",
         "plugins/edge_training/pipeline.py",
+        "plugins/edge_training/phases.py",
     )
     files = [PROJECT / name for name in (*names, "plugins/edge_training/operators/image.py")]
     found = {name for file in files for name in SETTING.findall(file.read_text())}

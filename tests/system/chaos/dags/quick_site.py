@@ -7,14 +7,14 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-from edge_training import pipeline
+from edge_training import phases, pipeline
 from edge_training.site import load_site
 
 RETRIES = 12
 RETRY_DELAY = timedelta(seconds=1)
 
 # A copy of the training scripts, which the harness changes between two rounds as a person would.
-pipeline.SCRIPTS = Path(os.environ["CHAOS_SCRIPTS"])
+phases.SCRIPTS = Path(os.environ["CHAOS_SCRIPTS"])
 
 dag = pipeline.build_dag(load_site(pipeline.SITES / "local.yaml"))
 for task in dag.tasks:

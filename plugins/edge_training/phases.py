@@ -1,0 +1,190 @@
+"""The phases of a site's DAG: which task does what, and which record it takes from which.
+
+Each function adds the tasks of one phase to the DAG that is being made, and returns what the later phases need of them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_training.operators.blob import VerifyBlobDataOperator
+from edge_training.operators.code import CheckTrainingCodeOperator
+from edge_training.operators.compute import EnsureComputeAttachedOperator
+from edge_training.operators.experiment import SubmitExperimentOperator
+from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAccessOperator
+from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
+from edge_training.operators.model import RegisterModelOperator
+from edge_training.operators.run import PollRunOperator
+
+if TYPE_CHECKING:
+    from edge_training.site import SiteConfig
+
+PROJECT = Path(__file__).resolve().parents[2]
+# An organisation may keep its training projects in a repository of their own.
+SCRIPTS = Path(os.environ.get("EDGE_TRAINING_SCRIPTS") or PROJECT / "include" / "training_scripts")
+TASK_TIMEOUT = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is checked before anything leaves or is changed on the VM."""
+
+    data: VerifyBlobDataOperator
+    code: CheckTrainingCodeOperator
+    base: ResolveBaseImageOperator
+    compute: EnsureComputeAttachedOperator
+
+
+def prepare(site: SiteConfig) -> Prepared:
+    """Check the data, the code, the base image and the VM; these four wait for nothing.
+
+    :param site: the site.
+    """
+    return Prepared(
+        data=_verify_data(site),
+        code=CheckTrainingCodeOperator(
+            task_id="check_training_code", project=site.training.project, scripts_folder=str(SCRIPTS)
+        ),
+        base=ResolveBaseImageOperator(
+            task_id="resolve_base_image",
+            base=site.image.base,
+            platform=site.image.platform,
+            container_registry_conn_id=site.image.connection,
+        ),
+        compute=_ensure_compute(site),
+    )
+
+
+def train(site: SiteConfig, prepared: Prepared) -> PollRunOperator:
+    """Grant the data, submit the run, wait for it, and take the grant back.
+
+    :param site: the site.
+    :param prepared: what was checked before.
+    """
+    grant = GrantDataAccessOperator(
+        task_id="grant_data_access",
+        manifest=prepared.data.output,
+        lifetime=site.data.grant_lifetime,
+        training_vm_conn_id=site.compute.connection,
+        blob_conn_id=site.data.connection,
+    )
+    submission = _submission(site, prepared)
+    run = SubmitExperimentOperator(task_id="submit_experiment", grant=grant.output, **submission)
+    result = PollRunOperator(
+        task_id="poll_run",
+        run=run.output,
+        model_file=site.model.file,
+        poll_interval=site.training.poll_interval,
+        # The operator ends the run itself at the site's limit; Airflow's must come later, or the run would go on.
+        execution_timeout=site.training.maximum_duration + TASK_TIMEOUT,
+        **submission,
+    )
+    revoke = RevokeDataAccessOperator(
+        task_id="revoke_data_access", grant=grant.output, training_vm_conn_id=site.compute.connection
+    )
+    # Nothing is granted before the VM is known to be the right one, and nothing is trained without a place for its image.
+    prepared.compute >> grant
+    prepared.base >> run
+    result >> revoke.as_teardown(setups=grant)
+    return result
+
+
+def register(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> RegisterModelOperator:
+    """Register the run's model.
+
+    :param site: the site.
+    :param prepared: what was checked before.
+    :param result: the task that waited for the run.
+    """
+    return RegisterModelOperator(
+        task_id="register_model",
+        site=site.name,
+        model_name=site.model.name,
+        model_file=site.model.file,
+        minimum_metrics=site.model.minimum_metrics,
+        data=prepared.data.output,
+        code=prepared.code.output,
+        result=result.output,
+        azure_ml_conn_id=site.azure_ml,
+    )
+
+
+def serve(site: SiteConfig, prepared: Prepared, model: RegisterModelOperator) -> BuildAndPushImageOperator:
+    """Make the model's serving image.
+
+    :param site: the site.
+    :param prepared: what was checked before.
+    :param model: the task that registered the model.
+    """
+    return BuildAndPushImageOperator(
+        task_id="build_and_push_image",
+        model=model.output,
+        base=prepared.base.output,
+        project=site.training.project,
+        scripts_folder=str(SCRIPTS),
+        repository=site.image.repository,
+        azure_ml_conn_id=site.azure_ml,
+        container_registry_conn_id=site.image.connection,
+    )
+
+
+def _verify_data(site: SiteConfig) -> VerifyBlobDataOperator:
+    data = site.data
+    return VerifyBlobDataOperator(
+        task_id="verify_blob_data",
+        container=data.container,
+        prefix=data.prefix,
+        suffix=data.suffix,
+        schema_blob=data.schema_blob,
+        minimum_blobs=data.minimum_blobs,
+        minimum_bytes=int(data.minimum_size),
+        maximum_bytes=None if data.maximum_size is None else int(data.maximum_size),
+        maximum_age=data.maximum_age,
+        blob_conn_id=data.connection,
+    )
+
+
+def _ensure_compute(site: SiteConfig) -> EnsureComputeAttachedOperator:
+    compute = site.compute
+    return EnsureComputeAttachedOperator(
+        task_id="ensure_compute_attached",
+        compute_name=compute.name,
+        address=compute.address,
+        port=compute.port,
+        resource_id=compute.resource_id,
+        python=compute.python,
+        needs={
+            "cpus": compute.needs.cpus,
+            "memory_bytes": int(compute.needs.memory),
+            "disk_bytes": int(compute.needs.disk),
+            "gpus": compute.needs.gpus,
+            "docker": compute.needs.docker,
+        },
+        training_vm_conn_id=compute.connection,
+        blob_conn_id=site.data.connection,
+        azure_ml_conn_id=site.azure_ml,
+    )
+
+
+def _submission(site: SiteConfig, prepared: Prepared) -> dict[str, Any]:
+    """Return what both the task that submits and the one that waits must know, since each may have to submit."""
+    training = site.training
+    return {
+        "site": site.name,
+        "experiment": training.experiment,
+        "project": training.project,
+        "scripts_folder": str(SCRIPTS),
+        "parameters": training.parameters,
+        "maximum_duration": training.maximum_duration,
+        "grant_lifetime": site.data.grant_lifetime,
+        "data": prepared.data.output,
+        "code": prepared.code.output,
+        "compute": prepared.compute.output,
+        "azure_ml_conn_id": site.azure_ml,
+        "training_vm_conn_id": site.compute.connection,
+        "blob_conn_id": site.data.connection,
+    }
