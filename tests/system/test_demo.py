@@ -7,10 +7,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +113,12 @@ class Machine:
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer
+
+    def login(self) -> dict[str, str]:
+        admin = json.loads((self.settings.airflow_home / "passwords.json").read_text())["admin"]
+        credentials = {"username": "admin", "password": admin}
+        answer = requests.post(f"{self.settings.api_url}/auth/token", json=credentials, timeout=10)
+        return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
     def registry_digest(self, repository: str, tag: str) -> str:
         env = self.site.env
@@ -326,13 +334,25 @@ def test_what_the_tasks_logged_names_no_secret(story: Story) -> None:
         assert not [secret for secret in secrets if secret in text], path
 
 
+def test_who_writes_to_the_database_for_long_makes_nobody_fail(story: Story) -> None:
+    settings, headers = story.machine.settings, story.machine.login()
+    database = sqlite3.connect(settings.airflow_home / "airflow.db", isolation_level=None, check_same_thread=False)
+    database.execute("BEGIN IMMEDIATE")
+    # Longer than the 5 s for which Python's SQLite waits by default.
+    release = threading.Timer(6, database.execute, ["COMMIT"])
+    release.start()
+    url = f"{settings.api_url}/api/v2/dags/{DAG_ID}"
+    answer = requests.patch(url, headers=headers, json={"is_paused": False}, timeout=60)
+    release.join()
+    database.close()
+    assert answer.status_code == 200, answer.text
+
+
 def test_a_failing_task_ends_the_demo_with_its_own_words(story: Story) -> None:
     machine = story.machine
-    admin = json.loads((machine.settings.airflow_home / "passwords.json").read_text())["admin"]
     url = machine.settings.api_url
-    login = requests.post(f"{url}/auth/token", json={"username": "admin", "password": admin}, timeout=10)
-    headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
-    requests.delete(f"{url}/api/v2/connections/container_registry", headers=headers, timeout=10).raise_for_status()
+    answer = requests.delete(f"{url}/api/v2/connections/container_registry", headers=machine.login(), timeout=10)
+    answer.raise_for_status()
     before = machine.facts()
     done = machine.demo("run")
     assert done.returncode == 1, done.stdout
