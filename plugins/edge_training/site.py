@@ -27,7 +27,6 @@ from pydantic import (
 from edge_training.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -259,20 +258,20 @@ def load_site(path: Path) -> SiteConfig:
     return site
 
 
-def load_sites(folder: Path) -> Iterator[SiteConfig]:
+def load_sites(folder: Path) -> tuple[list[SiteConfig], list[ConfigurationError]]:
     """Read all site files of a folder, in the order of their names.
 
     :param folder: usually ``include/sites``.
-    :raises ConfigurationError: with the mistakes of all files, after the sites without a mistake were yielded.
+    :return: the sites without a mistake, and the mistakes of each of the other files.
     """
-    mistakes: list[str] = []
+    sites: list[SiteConfig] = []
+    mistakes: list[ConfigurationError] = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            yield load_site(path)
+            sites.append(load_site(path))
         except ConfigurationError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise ConfigurationError("\n".join(mistakes))
+            mistakes.append(error)
+    return sites, mistakes
 
 
 def _read_yaml(path: Path) -> object:

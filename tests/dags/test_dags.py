@@ -9,6 +9,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
+from edge_training import pipeline
+
 PROJECT = Path(__file__).parents[2]
 TASKS = {
     "verify_blob_data",
@@ -97,16 +99,24 @@ def test_the_janitor_sweeps_every_site(bag: DagBag) -> None:
     assert all(task.retry_policy is not None for task in janitor.tasks)
 
 
-def test_a_mistake_in_a_site_file_is_an_import_error_that_names_file_and_field(tmp_path: Path) -> None:
-    (tmp_path / "sites").mkdir()
-    (tmp_path / "sites" / "broken.yaml").write_text(LOCAL_SITE.replace("minimum_blobs: 12", "minimum_blobs: a dozen"))
-    source = (PROJECT / "dags" / "edge_training_sites.py").read_text()
-    (tmp_path / "dag.py").write_text(
-        source.replace("load_sites(SITES)", f"load_sites(__import__('pathlib').Path({str(tmp_path / 'sites')!r}))")
-    )
-    errors = list(parse(tmp_path).import_errors.values())
-    assert len(errors) == 1
-    assert "broken.yaml: data.minimum_blobs: found 'a dozen', expected a whole number." in errors[0]
+@pytest.fixture
+def bag_with_a_broken_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagBag:
+    (tmp_path / "broken.yaml").write_text(LOCAL_SITE.replace("minimum_blobs: 12", "minimum_blobs: a dozen"))
+    (tmp_path / "local.yaml").write_text(LOCAL_SITE)
+    monkeypatch.setattr(pipeline, "SITES", tmp_path)
+    return parse(PROJECT / "dags")
+
+
+def test_a_mistake_in_a_site_file_is_an_import_error_that_names_file_and_field(bag_with_a_broken_site: DagBag) -> None:
+    ((path, error),) = bag_with_a_broken_site.import_errors.items()
+    assert path.endswith("edge_training_site_mistakes.py")
+    assert "broken.yaml: data.minimum_blobs: found 'a dozen', expected a whole number." in error
+
+
+def test_a_mistake_in_a_site_file_leaves_the_other_sites_alone(bag_with_a_broken_site: DagBag) -> None:
+    assert "edge_training_local" in bag_with_a_broken_site.dags
+    assert "edge_training_broken" not in bag_with_a_broken_site.dags
+    assert bag_with_a_broken_site.dags["edge_training_janitor"].task_ids == ["sweep_local"]
 
 
 def test_parsing_imports_neither_the_azure_ml_sdk_nor_scikit_learn() -> None:
