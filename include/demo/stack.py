@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from demo import metadata_database
 from demo.errors import DemoError
+from demo.metadata_database import MetadataDatabase
 from demo.settings import PORT_SETTING, PROJECT, AirflowSecrets, DemoSettings, code_digest
 from local_site import files, processes
 from local_site.settings import Settings
@@ -28,8 +30,11 @@ Environment = dict[str, str | None]
 
 API_SERVER = "airflow-api-server"
 TRIGGERER = "airflow-triggerer"
-TRIGGERER_STOP_SECONDS = 10.0
-DATABASE_LOCK_SECONDS = 60
+DATABASE = metadata_database.NAME
+# Ends by itself when only its main process is told. The triggerer ends its own child, and when the child gets the same signal at the
+# same time, each waits 10 s for the other; PostgreSQL waits for its clients, unless it gets this one.
+FIRST_SIGNALS = {TRIGGERER: signal.SIGTERM, DATABASE: signal.SIGINT}
+FIRST_SIGNAL_SECONDS = 10.0
 # Without --skip-serve-logs, scheduler and triggerer serve the logs of tasks on all of the machine's addresses. On one machine
 # nobody needs that: the API server reads the same files.
 COMMANDS = {
@@ -38,6 +43,7 @@ COMMANDS = {
     "airflow-dag-processor": ("airflow", "dag-processor"),
     TRIGGERER: ("demo.preloaded", "triggerer", "--skip-serve-logs"),
 }
+NAMES = (DATABASE, *COMMANDS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,13 @@ class AirflowStack:
         self.secrets = AirflowSecrets.ensure(settings.airflow_home)
         self._site = dict(site)
         self._environment = environment(settings, self.secrets, site)
+        self._database = MetadataDatabase(settings)
         self._services = [self._service(name, *command) for name, command in COMMANDS.items()]
+
+    @property
+    def services(self) -> list[processes.Service]:
+        """All of its processes, in the order in which they are started."""
+        return [self._database.service(), *self._services]
 
     def check_port(self) -> None:
         """Make sure that the API server can listen on its port.
@@ -79,14 +91,14 @@ class AirflowStack:
         """
         with files.locked(self._settings.airflow_home / "lock"):
             pids = self._settings.pids
-            if all(processes.running_as_defined(service, pids) for service in self._services):
+            if all(processes.running_as_defined(service, pids) for service in self.services):
                 processes.wait_ready(self._services[0], pids)
                 return False
             # All of them, because they share the database, the code and the secrets.
             stop(self._settings)
             self.check_port()
-            self._prepare_database()
             try:
+                self._prepare_database()
                 for service in self._services:
                     processes.start(service, pids)
                 processes.wait_ready(self._services[0], pids)
@@ -100,7 +112,7 @@ class AirflowStack:
 
         :raises DemoError: with the end of the log of one that does not.
         """
-        for service in self._services:
+        for service in self.services:
             if processes.running(service.name, self._settings.pids) is None:
                 said = files.tail(service.log, lines=20)
                 raise DemoError(f"{service.name} has ended by itself. The end of its log, {service.log}:\n{said}")
@@ -127,12 +139,16 @@ class AirflowStack:
             return False
 
     def _prepare_database(self) -> None:
-        """Make or migrate the database, unless it was made by the same versions with the same settings."""
+        """Start the database, and make or migrate it unless that was done by the same versions with the same settings."""
         stamp = self._settings.airflow_home / "prepared"
         content = [self._site, self.secrets.fernet_key, files_digest()]
         wanted = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        database = self._settings.airflow_home / "airflow.db"
-        if database.exists() and stamp.exists() and stamp.read_text() == wanted:
+        is_prepared = self._database.is_made and stamp.exists() and stamp.read_text() == wanted
+        self._database.make()
+        server = self._database.service()
+        processes.start(server, self._settings.pids)
+        processes.wait_ready(server, self._settings.pids)
+        if is_prepared:
             return
         env = {name: value for name, value in {**os.environ, **self._environment}.items() if value is not None}
         done = subprocess.run(
@@ -150,22 +166,19 @@ def stop(settings: DemoSettings) -> list[str]:
 
     :return: the names of those that were running.
     """
-    # The API server goes last: the others tell it how their tasks ended.
+    # The API server goes last but one: the others tell it how their tasks ended. All of them need the database.
     others = [name for name in COMMANDS if name != API_SERVER]
     with ThreadPoolExecutor(len(others)) as pool:
         ended = list(pool.map(lambda name: _stop(name, settings.pids), others))
     stopped = [name for name, was_running in zip(others, ended, strict=True) if was_running]
-    return stopped + ([API_SERVER] if _stop(API_SERVER, settings.pids) else [])
+    return stopped + [name for name in (API_SERVER, DATABASE) if _stop(name, settings.pids)]
 
 
 def _stop(name: str, pids: Path) -> bool:
-    if name != TRIGGERER:
-        return processes.stop(name, pids)
-    # The triggerer ends its own child. When the child gets the same signal at the same time, each waits 10 s for the other.
     pid = processes.running(name, pids)
-    if pid is not None:
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + TRIGGERER_STOP_SECONDS
+    if pid is not None and name in FIRST_SIGNALS:
+        os.kill(pid, FIRST_SIGNALS[name])
+        deadline = time.monotonic() + FIRST_SIGNAL_SECONDS
         while processes.running(name, pids) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
     return processes.stop(name, pids) or pid is not None
@@ -173,7 +186,7 @@ def _stop(name: str, pids: Path) -> bool:
 
 def status(settings: DemoSettings) -> list[ProcessState]:
     """Say which of Airflow's processes run."""
-    return [ProcessState(name, processes.running(name, settings.pids)) for name in COMMANDS]
+    return [ProcessState(name, processes.running(name, settings.pids)) for name in NAMES]
 
 
 def files_digest() -> str:
@@ -205,9 +218,7 @@ def environment(settings: DemoSettings, secrets: AirflowSecrets, site: Mapping[s
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{settings.api_url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        # SQLite has one writer at a time. Five processes write here, and on a slow disk the 5 s for which Python waits by
-        # default are too few: the API server then answers 500.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={DATABASE_LOCK_SECONDS}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": MetadataDatabase(settings).url,
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),

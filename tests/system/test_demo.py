@@ -7,12 +7,10 @@ import os
 import re
 import signal
 import socket
-import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from demo import stack
 from demo.settings import DAG_ID, PROJECT, DemoSettings
-from demo.stack import COMMANDS
 from local_site.site import NAMES
 from tests.running_site import RunningSite, free_ports
 
@@ -306,20 +304,22 @@ def test_the_registry_holds_both_images_each_under_a_tag_of_its_own(story: Story
 
 def test_everything_listens_on_this_machine_only(story: Story) -> None:
     processes = story.machine.processes()
-    assert len(processes) > len(COMMANDS) + len(NAMES)
+    assert len(processes) > len(stack.NAMES) + len(NAMES)
     assert listening_addresses(processes) == {"127.0.0.1"}
 
 
 def test_status_names_every_process(story: Story) -> None:
     done = story.machine.demo("status")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [*COMMANDS, *NAMES]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [*stack.NAMES, *NAMES]
 
 
 def test_secrets_can_be_read_by_their_owner_only(story: Story) -> None:
     home = story.machine.settings.airflow_home
     for name in ("secrets.json", "passwords.json"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600, name
+    (database,) = home.glob("postgres-*")
+    assert stat.S_IMODE(database.stat().st_mode) == 0o700
 
 
 def test_what_the_tasks_logged_names_no_secret(story: Story) -> None:
@@ -332,20 +332,6 @@ def test_what_the_tasks_logged_names_no_secret(story: Story) -> None:
     for path in logs:
         text = path.read_text(errors="replace")
         assert not [secret for secret in secrets if secret in text], path
-
-
-def test_who_writes_to_the_database_for_long_makes_nobody_fail(story: Story) -> None:
-    settings, headers = story.machine.settings, story.machine.login()
-    database = sqlite3.connect(settings.airflow_home / "airflow.db", isolation_level=None, check_same_thread=False)
-    database.execute("BEGIN IMMEDIATE")
-    # Longer than the 5 s for which Python's SQLite waits by default.
-    release = threading.Timer(6, database.execute, ["COMMIT"])
-    release.start()
-    url = f"{settings.api_url}/api/v2/dags/{DAG_ID}"
-    answer = requests.patch(url, headers=headers, json={"is_paused": False}, timeout=60)
-    release.join()
-    database.close()
-    assert answer.status_code == 200, answer.text
 
 
 def test_a_failing_task_ends_the_demo_with_its_own_words(story: Story) -> None:
