@@ -30,7 +30,6 @@ ACCOUNT = "postgres"
 SOCKET_NAME, LONGEST_SOCKET = ".s.PGSQL.5432", 107
 SERVER_SETTINGS = {
     "listen_addresses": "",
-    "unix_socket_permissions": "0777",
     # What is committed is on disk a moment later: the machine may lose the last moment, never the order of things.
     "synchronous_commit": "off",
     "max_parallel_workers_per_gather": "0",
