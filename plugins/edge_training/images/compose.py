@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A time of its own would give the same image another digest each time that it is made.
 EPOCH = "1970-01-01T00:00:00Z"
+BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -87,6 +88,11 @@ class ComposedImage:
         return digest_of(self.manifest)
 
     @property
+    def descriptor(self) -> Descriptor:
+        """Return what an index or a referrer says about the manifest."""
+        return Descriptor.of_bytes(OCI_MANIFEST, self.manifest)
+
+    @property
     def config_descriptor(self) -> Descriptor:
         """Return what the manifest says about the configuration."""
         return Descriptor.of_bytes(OCI_CONFIG, self.config)
@@ -105,20 +111,33 @@ def compose(base: BaseImage, layers: tuple[Layer, ...], settings: RunSettings) -
     :param settings: what to run.
     :raises ImageError: when the base's configuration does not fit its layers.
     """
-    config = canonical_json(_config(base, layers, settings))
+    return composed(base, layers, _config(base, layers, settings), settings.annotations)
+
+
+def composed(
+    base: BaseImage, layers: tuple[Layer, ...], config: Mapping[str, Any], annotations: Mapping[str, str]
+) -> ComposedImage:
+    """Return the image of a base, layers and a finished configuration.
+
+    :param base: the base image.
+    :param layers: the layers on top of the base's.
+    :param config: the configuration, with the diff ids of all layers.
+    :param annotations: for tools that look at the manifest, on top of the base's name and digest.
+    """
+    config_bytes = canonical_json(config)
     descriptors = [*base.layers, *(layer.descriptor for layer in layers)]
     manifest = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": Descriptor.of_bytes(OCI_CONFIG, config).to_json(),
+        "config": Descriptor.of_bytes(OCI_CONFIG, config_bytes).to_json(),
         "layers": [descriptor.to_json() for descriptor in descriptors],
         "annotations": {
-            **settings.annotations,
-            "org.opencontainers.image.base.name": base.reference,
-            "org.opencontainers.image.base.digest": base.digest,
+            BASE_NAME: base.reference,
+            BASE_DIGEST: base.digest,
+            **annotations,
         },
     }
-    return ComposedImage(base, layers, config, canonical_json(manifest))
+    return ComposedImage(base, layers, config_bytes, canonical_json(manifest))
 
 
 def _config(base: BaseImage, layers: tuple[Layer, ...], settings: RunSettings) -> dict[str, Any]:

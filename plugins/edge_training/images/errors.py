@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import requests
 
 from edge_training.exceptions import ServiceError
 
 SERVICE = "container registry"
+REFUSED = frozenset({requests.codes.unauthorized, requests.codes.forbidden})
+INSUFFICIENT_STORAGE = "INSUFFICIENT_STORAGE"
+# What registries say when their disk or quota is full, under a status that is also used for what may pass: the distribution registry
+# answers 500 with the number of "no space left on device".
+_FULL = re.compile(r"no space left|insufficient.storage|quota.{0,20}exceed|\"Err\":\s*28\b", re.IGNORECASE)
 
 
 def refused_login(registry: str, origin: str, user: str, status: int, doing: str) -> ServiceError:
@@ -37,6 +44,15 @@ def from_response(registry: str, response: requests.Response, doing: str) -> Ser
     :param doing: what was tried.
     """
     code, message = first_error(response)
+    if is_full(response):
+        return ServiceError(
+            f"Registry {registry} has no room left (HTTP {response.status_code}) while {doing}. Nothing points at what was sent so "
+            "far. Delete old images there or give it more storage, then clear this task.",
+            service=SERVICE,
+            status=response.status_code,
+            code=INSUFFICIENT_STORAGE,
+            retryable=False,
+        )
     said = f": {code} {message}".rstrip() if code or message else ""
     return ServiceError(
         f"Registry {registry} answered HTTP {response.status_code} while {doing}{said}.",
@@ -44,6 +60,16 @@ def from_response(registry: str, response: requests.Response, doing: str) -> Ser
         status=response.status_code,
         code=code or None,
     )
+
+
+def is_full(response: requests.Response) -> bool:
+    """Tell whether a registry answers that its disk or quota is full.
+
+    :param response: its answer.
+    """
+    if response.status_code == requests.codes.insufficient_storage:
+        return True
+    return response.status_code >= requests.codes.server_error and bool(_FULL.search(response.text[:4000]))
 
 
 def first_error(response: requests.Response) -> tuple[str, str]:

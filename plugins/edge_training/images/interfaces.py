@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from edge_training.images.compose import ComposedImage
     from edge_training.images.media_types import Descriptor
+    from edge_training.images.referrers import Attachment
     from edge_training.records import ImageReference
 
 Way = Literal["present", "mounted", "copied", "sent"]
@@ -56,10 +57,11 @@ class Builder(Protocol):
 class Publisher(Protocol):
     """Takes an image to where it can be pulled from."""
 
-    def publish(self, image: ComposedImage, tag: str) -> Published:
+    def publish(self, image: ComposedImage, tag: str, attachments: tuple[Attachment, ...] = ()) -> Published:
         """Publish the image; the tag points at it only when all of it is there.
 
         :param image: the image.
         :param tag: its tag, for people.
+        :param attachments: documents that are attached to it.
         """
         ...

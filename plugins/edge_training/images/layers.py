@@ -5,24 +5,20 @@ Times, owners and order are fixed, modes are one of two, and nothing of the mach
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
 from edge_training.exceptions import ImageError
-from edge_training.images.media_types import OCI_LAYER_GZIP, Descriptor
+from edge_training.images.compression import MEDIA_TYPES, Compression, PackingWriter
+from edge_training.images.media_types import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# Level 1: model files hardly compress, and higher levels cost seconds on the dependencies for a few per cent.
-GZIP_LEVEL = 1
 CHUNK = 1 << 20
-_GZIP_CONTAINER = 16 + zlib.MAX_WBITS
 
 
 def opener(path: Path) -> Callable[[], BinaryIO]:
@@ -81,8 +77,8 @@ class Layer:
     """A layer that lies on this machine, ready to be sent.
 
     :param descriptor: what the manifest says about it.
-    :param diff_id: ``sha256:<hex>`` over the uncompressed tar file.
-    :param file: the compressed tar file.
+    :param diff_id: ``sha256:<hex>`` over the tar file before it was packed.
+    :param file: the tar file, packed as the descriptor says.
     :param created_by: what it holds, for ``docker history`` and the like.
     """
 
@@ -92,64 +88,30 @@ class Layer:
     created_by: str
 
 
-class _HashingGzip:
-    """A writable stream that hashes, compresses, and hashes what comes out.
-
-    :param raw: where the compressed bytes go.
-    :param level: zlib's compression level.
-    """
-
-    def __init__(self, raw: BinaryIO, level: int) -> None:
-        self._raw = raw
-        # zlib writes the gzip header itself, with time 0 and without a file name.
-        self._compressor = zlib.compressobj(level, zlib.DEFLATED, _GZIP_CONTAINER)
-        self._plain, self._packed = hashlib.sha256(), hashlib.sha256()
-        self._position = 0
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self._plain.update(data)
-        self._position += len(data)
-        self._emit(self._compressor.compress(data))
-        return len(data)
-
-    def tell(self) -> int:
-        return self._position
-
-    def finish(self) -> tuple[str, str]:
-        """Write what is left and return the digests of the plain and of the compressed bytes."""
-        self._emit(self._compressor.flush())
-        return "sha256:" + self._plain.hexdigest(), "sha256:" + self._packed.hexdigest()
-
-    def _emit(self, packed: bytes) -> None:
-        self._packed.update(packed)
-        self.size += len(packed)
-        self._raw.write(packed)
-
-
 def write_layer(
-    files: Iterable[LayerFile], target: Path, *, root: str, created_by: str, level: int = GZIP_LEVEL
+    files: Iterable[LayerFile], target: Path, *, root: str, created_by: str, compression: Compression = "gzip"
 ) -> Layer:
-    """Write files as one compressed layer; its memory need does not grow with them.
+    """Write files as one layer; its memory need does not grow with them.
 
     :param files: the files, in any order.
     :param target: the file to write; its folder must exist. It appears only when it is complete.
     :param root: the folder of the image that all files are below, without slashes at its ends. Only folders from here
         on stand in the layer, so that it changes nothing about the base image's own.
     :param created_by: what the layer holds, for people.
-    :param level: zlib's compression level.
+    :param compression: how the layer is packed.
+    :raises ConfigurationError: when that needs a package that is not installed.
     :raises ImageError: when two files have one path, a path leads out of ``root``, or a file changes while it is read.
     """
     partial = target.with_name(target.name + ".partial")
     try:
         with partial.open("wb") as raw:
-            sink = _HashingGzip(raw, level)
+            sink = PackingWriter(raw, compression)
             _write_tar(sink, _in_order(files, root), root)
             diff_id, digest = sink.finish()
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return Layer(Descriptor(OCI_LAYER_GZIP, digest, sink.size), diff_id, target, created_by)
+    return Layer(Descriptor(MEDIA_TYPES[compression], digest, sink.size), diff_id, target, created_by)
 
 
 def _in_order(files: Iterable[LayerFile], root: str) -> list[LayerFile]:
@@ -165,7 +127,7 @@ def _in_order(files: Iterable[LayerFile], root: str) -> list[LayerFile]:
     return ordered
 
 
-def _write_tar(sink: _HashingGzip, files: list[LayerFile], root: str) -> None:
+def _write_tar(sink: PackingWriter, files: list[LayerFile], root: str) -> None:
     # The stream has just what TarFile uses of a file it writes to: write() and tell().
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT, copybufsize=CHUNK) as tar:  # type: ignore[call-overload]  # ... which the stubs do not know
         folders: set[str] = set()
@@ -201,32 +163,3 @@ def _member(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.mtime = 0
     return member
-
-
-class HashingReader:
-    """A file that is sent and hashed at the same time, so that what was sent can be compared with what was meant.
-
-    :param stream: the bytes.
-    :param size: how many there are; ``requests`` takes the request's length from it.
-    """
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream = stream
-        self._hash = hashlib.sha256()
-        self.len = size
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._hash.update(data)
-        return data
-
-    @property
-    def digest(self) -> str:
-        """Return ``sha256:<hex>`` over what was read."""
-        return "sha256:" + self._hash.hexdigest()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()

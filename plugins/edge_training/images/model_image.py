@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edge_training.exceptions import ConfigurationError, ImageError
 from edge_training.images.compose import ComposedImage, RunSettings, compose
 from edge_training.images.layers import Layer, LayerFile, write_layer
+from edge_training.images.model_file import check_model_file
 from edge_training.images.serving import PREFIX, SITE_PACKAGES
 
 if TYPE_CHECKING:
@@ -43,6 +44,25 @@ class ServedModel:
     file: Path
     lineage: Mapping[str, str]
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels by which an image tells which model it serves and where that comes from."""
+        lineage = {LABEL_PREFIX + name: value for name, value in self.lineage.items()}
+        named = {f"{LABEL_PREFIX}model": self.name, f"{LABEL_PREFIX}model_version": str(self.version)}
+        return {**lineage, **named}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Return the annotations of an image's manifest: the labels, and what other tools look for."""
+        annotations = {
+            "org.opencontainers.image.title": self.name,
+            "org.opencontainers.image.version": str(self.version),
+            "org.opencontainers.image.description": f"Serves model {self.name} version {self.version}: POST /score",
+        }
+        if revision := self.lineage.get("code_digest"):
+            annotations["org.opencontainers.image.revision"] = revision
+        return {**annotations, **self.labels}
+
 
 @dataclass(frozen=True)
 class ModelImageBuilder:
@@ -75,24 +95,20 @@ class ModelImageBuilder:
                 f"The scoring code has no {ENTRY_SCRIPT}: found {', '.join(sorted(self.code)) or 'nothing'}."
             )
         files = [LayerFile.of_path(f"{APP_ROOT}/{path}", file) for path, file in self.code.items()]
-        return write_layer(files, self.scratch / "code.tar.gz", root=APP_ROOT, created_by="scoring code")
+        return write_layer(
+            files, self.scratch / "code.tar", root=APP_ROOT, created_by="scoring code", compression="none"
+        )
 
     def _model_layer(self) -> Layer:
         path = f"{MODEL_DIR}/{self.model.name}/{self.model.version}/{self.model.file.name}"
         created_by = f"model {self.model.name} version {self.model.version}"
         file = LayerFile.of_path(path, self.model.file)
-        return write_layer([file], self.scratch / "model.tar.gz", root=MODEL_DIR, created_by=created_by)
+        check_model_file(self.model.file)
+        return write_layer(
+            [file], self.scratch / "model.tar", root=MODEL_DIR, created_by=created_by, compression="none"
+        )
 
     def _settings(self) -> RunSettings:
-        lineage = {LABEL_PREFIX + name: value for name, value in self.model.lineage.items()}
-        named = {f"{LABEL_PREFIX}model": self.model.name, f"{LABEL_PREFIX}model_version": str(self.model.version)}
-        annotations = {
-            "org.opencontainers.image.title": self.model.name,
-            "org.opencontainers.image.version": str(self.model.version),
-            "org.opencontainers.image.description": f"Serves model {self.model.name} version {self.model.version}: POST /score",
-        }
-        if revision := self.model.lineage.get("code_digest"):
-            annotations["org.opencontainers.image.revision"] = revision
         return RunSettings(
             entrypoint=(
                 "python3",
@@ -108,8 +124,8 @@ class ModelImageBuilder:
             user=USER,
             working_directory=f"/{APP_ROOT}",
             port=PORT,
-            labels={**lineage, **named},
-            annotations={**annotations, **lineage, **named},
+            labels=self.model.labels,
+            annotations=self.model.annotations,
         )
 
 

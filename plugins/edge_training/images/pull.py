@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_training.exceptions import ImageError
 from edge_training.images.compose import load_json
-from edge_training.images.media_types import LAYERS, MANIFESTS, OCI_LAYER_ZSTD, Descriptor
+from edge_training.images.media_types import LAYERS, MANIFESTS, Descriptor
 from edge_training.images.unpack import RootFolder
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _describe(
         raise ImageError(f"{reference} is of type '{media_type}', not an image for one platform: pull one that is.")
     layers = [Descriptor.from_json(entry, of=reference) for entry in content.get("layers") or []]
     for layer in layers:
-        if layer.media_type not in LAYERS or LAYERS[layer.media_type] == OCI_LAYER_ZSTD:
+        if layer.media_type not in LAYERS:
             raise ImageError(
                 f"Image {reference} has a layer of type '{layer.media_type}', which cannot be unpacked here."
             )

@@ -12,19 +12,24 @@ import requests
 from edge_training.exceptions import ImageError, ServiceError
 from edge_training.images import errors
 from edge_training.images.auth import Login
-from edge_training.images.layers import CHUNK, HashingReader
+from edge_training.images.layers import CHUNK
 from edge_training.images.media_types import INDEXES, MANIFESTS, Descriptor, digest_of
 from edge_training.images.transport import Patience, Transport
+from edge_training.images.upload import CHUNK_BYTES, BlobUpload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
+    from edge_training.images.entra import ServicePrincipal
+
 _OK = frozenset({requests.codes.ok})
 _FOUND_OR_NOT = frozenset({requests.codes.ok, requests.codes.not_found})
 _CREATED = frozenset({requests.codes.created})
 _CREATED_OR_ACCEPTED = frozenset({requests.codes.created, requests.codes.accepted})
+_DELETED_OR_NOT = frozenset({requests.codes.accepted, requests.codes.not_found, requests.codes.method_not_allowed})
+_PAGE = 100
 # A manifest is a page of JSON; the specification lets registries refuse more than this.
 _LARGEST_MANIFEST = 4 << 20
 
@@ -52,6 +57,8 @@ class RegistryClient:
     :param ca_certificate: PEM file of a private CA, or ``None`` for the public ones.
     :param origin: where the login comes from, for errors.
     :param patience: time limits and tries.
+    :param principal: a service principal of Entra ID that logs in instead of user name and password, to an Azure registry.
+    :param chunk_bytes: the largest body of one request; larger blobs are sent in several.
     :raises ConfigurationError: when the PEM file does not exist.
     """
 
@@ -64,11 +71,13 @@ class RegistryClient:
         ca_certificate: Path | None = None,
         origin: str = "the caller's settings",
         patience: Patience | None = None,
+        principal: ServicePrincipal | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.registry = registry
-        self._transport = Transport(
-            registry, Login(registry, user, password, origin), ca_certificate, patience or Patience()
-        )
+        self._chunk_bytes = chunk_bytes
+        login = Login(registry, user, password, origin, principal)
+        self._transport = Transport(registry, login, ca_certificate, patience or Patience())
 
     def find_manifest(self, repository: str, wanted: str) -> Manifest | None:
         """Return a manifest or index, or ``None`` when there is none.
@@ -116,13 +125,30 @@ class RegistryClient:
         )
         return response.headers.get("Docker-Content-Digest", "") if response.ok else ""
 
-    def put_manifest(self, repository: str, wanted: str, body: bytes, media_type: str) -> None:
+    def find_referrers(self, repository: str, digest: str) -> bytes | None:
+        """Return the registry's own list of what is attached to an image, or ``None`` when it keeps no such lists.
+
+        :param repository: the repository.
+        :param digest: the image's digest.
+        :raises ServiceError: when the registry does not answer as it should.
+        """
+        response = self._transport.send(
+            "GET",
+            f"/v2/{repository}/referrers/{digest}",
+            doing=f"listing what is attached to {_named(repository, digest)}",
+            expect=_FOUND_OR_NOT,
+            scope=_pull(repository),
+        )
+        return response.content if response.ok else None
+
+    def put_manifest(self, repository: str, wanted: str, body: bytes, media_type: str) -> str:
         """Store a manifest; all blobs that it names must be there.
 
         :param repository: the repository.
         :param wanted: its digest, or a tag.
         :param body: its bytes.
         :param media_type: its media type.
+        :returns: the digest of its ``subject`` when the registry lists it there, else ``""``.
         :raises ImageError: when the registry stored something else.
         :raises ServiceError: when the registry refuses it.
         """
@@ -142,6 +168,46 @@ class RegistryClient:
                 f"Registry {self.registry} stored image {name} as {stored}, but {expected} was sent: "
                 "something between here and there changes content."
             )
+        return str(response.headers.get("OCI-Subject", ""))
+
+    def list_tags(self, repository: str) -> list[str]:
+        """Return the tags of a repository, in the registry's order; none when there is no such repository.
+
+        :param repository: the repository.
+        :raises ServiceError: when the registry does not answer as it should.
+        """
+        tags: list[str] = []
+        page: str | None = f"/v2/{repository}/tags/list?n={_PAGE}"
+        while page:
+            doing, scope = f"listing the tags of {repository}", _pull(repository)
+            response = self._transport.send("GET", page, doing=doing, expect=_FOUND_OR_NOT, scope=scope)
+            if response.status_code == requests.codes.not_found:
+                break
+            tags += response.json().get("tags") or []
+            page = response.links.get("next", {}).get("url")
+        return tags
+
+    def delete_manifest(self, repository: str, digest: str) -> bool:
+        """Delete an image by its digest, with all tags that point at it; tell whether it was there.
+
+        :param repository: the repository.
+        :param digest: the digest of its manifest.
+        :raises ImageError: when the registry does not allow it.
+        :raises ServiceError: when the registry does not answer as it should.
+        """
+        response = self._transport.send(
+            "DELETE",
+            f"/v2/{repository}/manifests/{digest}",
+            doing=f"deleting image {_named(repository, digest)}",
+            expect=_DELETED_OR_NOT,
+            scope=f"repository:{repository}:delete,pull",
+        )
+        if response.status_code == requests.codes.method_not_allowed:
+            raise ImageError(
+                f"Registry {self.registry} does not allow {_named(repository, digest)} to be deleted: it keeps every image, or this one "
+                "is locked. Permit deletion there, or unlock it."
+            )
+        return response.ok
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Tell whether a repository holds a blob.
@@ -175,71 +241,19 @@ class RegistryClient:
             expect=_CREATED_OR_ACCEPTED,
             scope=f"{_push(repository)} {_pull(source)}",
         )
-        if response.status_code == requests.codes.created:
-            return True
-        self._abandon(repository, response.headers.get("Location", ""))
-        return False
-
-    def _abandon(self, repository: str, location: str) -> None:
-        """Give up an upload that the registry offered instead of a mount; it forgets it by itself if this fails."""
-        if location:
-            anything = frozenset(range(200, 600))
-            self._transport.send(
-                "DELETE", location, doing="giving up an upload", expect=anything, scope=_push(repository), tries=1
-            )
+        # The upload that is offered instead of a mount is empty and ends by itself.
+        return bool(response.status_code == requests.codes.created)
 
     def put_blob(self, repository: str, descriptor: Descriptor, open_blob: Callable[[], BinaryIO]) -> None:
-        """Send a blob, from its beginning on each try, with little memory.
+        """Send a blob with little memory; one that breaks off goes on from where it broke off.
 
         :param repository: the repository.
         :param descriptor: the blob.
-        :param open_blob: returns its bytes as a stream; called anew for each try.
-        :raises ImageError: when the bytes are not those of the descriptor.
+        :param open_blob: returns its bytes as a stream that can be positioned; called for each request.
+        :raises ImageError: when the bytes are not those of the descriptor, or the registry stored something else.
         :raises ServiceError: when the registry does not take it.
         """
-        for attempt in self._transport.patience.attempts():
-            location = self._begin_upload(repository, descriptor)
-            try:
-                return self._upload(repository, location, descriptor, open_blob)
-            except ServiceError as error:
-                # An upload that broke off cannot be sent to the same address again: it begins anew.
-                if not error.retryable or attempt.last:
-                    raise
-            attempt.wait()
-        return None
-
-    def _begin_upload(self, repository: str, descriptor: Descriptor) -> str:
-        begun = self._transport.send(
-            "POST",
-            f"/v2/{repository}/blobs/uploads/",
-            doing=f"beginning to send blob {descriptor.digest} to {repository}",
-            expect=frozenset({requests.codes.accepted}),
-            scope=_push(repository),
-        )
-        location = begun.headers.get("Location", "")
-        return location + ("&" if "?" in location else "?") + urlencode({"digest": descriptor.digest})
-
-    def _upload(
-        self, repository: str, location: str, descriptor: Descriptor, open_blob: Callable[[], BinaryIO]
-    ) -> None:
-        with HashingReader(open_blob(), descriptor.size) as reader:
-            try:
-                self._transport.send(
-                    "PUT",
-                    location,
-                    doing=f"sending blob {descriptor.digest} ({descriptor.size} bytes) to {repository}",
-                    expect=_CREATED,
-                    scope=_push(repository),
-                    headers={"Content-Type": "application/octet-stream"},
-                    body=lambda: reader,
-                    tries=1,
-                )
-            except ServiceError as error:
-                if error.code == "DIGEST_INVALID":
-                    raise _damaged(descriptor, reader.digest) from error
-                raise
-            if reader.digest != descriptor.digest:
-                raise _damaged(descriptor, reader.digest)
+        BlobUpload(self._transport, repository, _push(repository), descriptor, open_blob, self._chunk_bytes).send()
 
     def fetch_blob(self, repository: str, descriptor: Descriptor, target: Path) -> None:
         """Fetch a blob into a file, which appears only when it is complete and what the descriptor says.
@@ -333,13 +347,6 @@ def _read_at_most(response: requests.Response, limit: int, name: str) -> bytes:
         if len(body) > limit:
             raise ImageError(f"The manifest of image {name} is larger than {limit} bytes: it is not an image.")
     return body
-
-
-def _damaged(descriptor: Descriptor, found: str) -> ImageError:
-    return ImageError(
-        f"A layer that should have digest {descriptor.digest} has {found}: the file was changed after it was made. "
-        "Remove it from the cache of layers and try again."
-    )
 
 
 def _named(repository: str, wanted: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 
-from edge_training.exceptions import ConfigurationError, is_retryable_status
+from edge_training.exceptions import ConfigurationError, ServiceError, is_retryable_status
 from edge_training.images import errors
 
 if TYPE_CHECKING:
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
     from edge_training.images.auth import Login
 
-_REFUSED = frozenset({requests.codes.unauthorized, requests.codes.forbidden})
+# Blobs are sent side by side, but a registry that is shared is not flooded.
+CONNECTIONS = 4
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,31 @@ class Attempt:
     def wait(self, headers: Mapping[str, str] | None = None) -> None:
         """Wait before the next try.
 
-        :param headers: those of the registry's answer; a number of seconds in ``Retry-After`` counts.
+        :param headers: those of the registry's answer; its ``Retry-After`` counts.
         """
-        asked = (headers or {}).get("Retry-After", "")
-        time.sleep(min(float(asked) if asked.isdecimal() else self.seconds, self.longest))
+        asked = _seconds_asked((headers or {}).get("Retry-After", ""))
+        time.sleep(min(self.seconds if asked is None else asked, self.longest))
+
+
+def _seconds_asked(retry_after: str) -> float | None:
+    """Return what a ``Retry-After`` asks for, a number of seconds or a date; ``None`` when it is neither."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError):
+        return None
+
+
+class _Adapter(HTTPAdapter):
+    """Keeps a connection per thread, and hands bodies to the socket in large pieces."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, blocksize=_BLOCK)
 
 
 class Transport:
-    """Sends requests to one registry.
+    """Sends requests to one registry. Threads may share it.
 
     :param registry: ``host`` or ``host:port``; always spoken to over https.
     :param login: how to log in.
@@ -100,6 +122,8 @@ class Transport:
         # Otherwise REQUESTS_CA_BUNDLE and ~/.netrc of the worker would override the connection's settings.
         self._session.trust_env = False
         self._session.verify = self._ca or True
+        self._session.mount("https://", _Adapter(pool_maxsize=CONNECTIONS))
+        self._first = threading.Lock()
 
     def url(self, location: str) -> str:
         """Return the address of a path of the registry, or of what it answered as ``Location``.
@@ -142,10 +166,17 @@ class Transport:
                     raise errors.from_exception(self.registry, error, doing, self._ca) from error
                 attempt.wait()
                 continue
+            except ServiceError as error:
+                # The token service's.
+                if not error.retryable or attempt.last:
+                    raise
+                attempt.wait()
+                continue
             if response.status_code in expect:
                 return response
-            if not is_retryable_status(response.status_code) or attempt.last:
-                raise errors.from_response(self.registry, response, doing)
+            failure = errors.from_response(self.registry, response, doing)
+            if not failure.retryable or attempt.last:
+                raise failure
             response.close()
             attempt.wait(response.headers)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -162,32 +193,35 @@ class Transport:
         stream: bool,
     ) -> requests.Response:
         """Send a request once; a second time only when the token has ended meanwhile."""
-        if not self._login.learned:
-            self._ask_what_it_wants()
+        self._ask_what_it_wants()
         for renewed in (False, True):
+            authorization = self._authorization(location, scope)
             response = self._session.request(
                 method,
                 self.url(location),
-                headers={**(headers or {}), **self._authorization(location, scope)},
+                headers={**(headers or {}), **authorization},
                 data=body() if body else None,
                 timeout=self.patience.timeout,
                 stream=stream,
             )
-            if response.status_code not in _REFUSED:
+            if response.status_code not in errors.REFUSED:
                 break
             response.close()
-            may_have_ended = response.status_code == requests.codes.unauthorized and self._login.forget(scope)
-            if renewed or not may_have_ended:
+            ended = response.status_code == requests.codes.unauthorized
+            if renewed or not ended or not self._login.forget(scope, authorization.get("Authorization", "")):
                 login = self._login
                 raise errors.refused_login(self.registry, login.origin, login.user, response.status_code, doing)
         return response
 
     def _ask_what_it_wants(self) -> None:
         """Learn how to log in before any body is sent, so that none is sent in vain."""
-        response = self._session.get(self.url("/v2/"), timeout=self.patience.timeout)
-        if is_retryable_status(response.status_code):
-            raise requests.ConnectionError(f"HTTP {response.status_code}")
-        self._login.learn(response.headers.get("WWW-Authenticate", ""))
+        with self._first:
+            if self._login.learned:
+                return
+            response = self._session.get(self.url("/v2/"), timeout=self.patience.timeout)
+            if is_retryable_status(response.status_code):
+                raise requests.ConnectionError(f"HTTP {response.status_code}")
+            self._login.learn(response.headers.get("WWW-Authenticate", ""))
 
     def _authorization(self, location: str, scope: str) -> dict[str, str]:
         # An address on another host (the registry's own storage) carries its permission in itself.

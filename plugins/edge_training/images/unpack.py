@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from edge_training.exceptions import ImageError
+from edge_training.images.compression import open_plain
 from edge_training.images.layers import CHUNK
 
 if TYPE_CHECKING:
@@ -41,16 +42,17 @@ class RootFolder:
     def apply(self, layer: Path) -> None:
         """Unpack one layer on top of what is there.
 
-        :param layer: the tar file, plain or compressed with gzip.
+        :param layer: the tar file, plain or packed with gzip or zstd.
+        :raises ConfigurationError: when it is packed with zstd, which needs a package that is not installed.
         :raises ImageError: when it is not one, or a member would be written outside of the folder.
         """
         self._of_this_layer = set()
         try:
-            with tarfile.open(layer, mode="r|*") as tar:
+            with open_plain(layer) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
                 self._apply_members(tar, tar)
         except (tarfile.TarError, EOFError, zlib.error, UnicodeError) as error:
             raise ImageError(
-                f"Layer {layer.name} cannot be unpacked, it is not a tar file with gzip: {error}."
+                f"Layer {layer.name} cannot be unpacked, it is not a tar file, nor one with gzip or zstd: {error}."
             ) from error
 
     def _apply_members(self, tar: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> None:

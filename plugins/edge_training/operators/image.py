@@ -6,23 +6,30 @@ import hashlib
 import os
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
 from edge_training.exceptions import ConfigurationError, ImageError
-from edge_training.records import JsonObject, ModelVersion
+from edge_training.links import ImageLink
+from edge_training.records import JsonObject, ModelVersion, ResidencyReceipt
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from edge_training.images.compose import BaseImage, ComposedImage
+    from edge_training.images.compose import BaseImage
+    from edge_training.images.compression import Compression
     from edge_training.images.interfaces import Published
-    from edge_training.images.layers import Layer
+    from edge_training.images.model_image import ServedModel
+    from edge_training.images.publish import RegistryPublisher
+    from edge_training.images.referrers import Attachment
     from edge_training.images.registry import RegistryClient
+    from edge_training.images.serving import ServingLayer
 
 CACHE_VARIABLE = "EDGE_TRAINING_CACHE"
+Builder = Literal["compose", "azure_ml"]
 
 
 class ResolveBaseImageOperator(BaseOperator):
@@ -72,24 +79,32 @@ class ResolveBaseImageOperator(BaseOperator):
 
 
 class BuildAndPushImageOperator(BaseOperator):
-    """Composes the image that serves a model version and pushes it; no Docker daemon and no build step is involved.
+    """Makes the image that serves a model version and pushes it; no Docker daemon and no build step is involved.
 
-    The image is the base, the serving dependencies (one layer, kept in a cache on the worker until their lock changes), the
-    scoring code, and the model. The same inputs give the same digest, so a retry finds its image already there. The lineage of the
-    model version stands on it as labels and annotations. Returns an :class:`ImageReference`.
+    With the builder ``compose`` the image is the base, the serving dependencies (one layer, kept in a cache on the worker until their lock
+    changes), the scoring code, and the model. The same inputs give the same digest, so a retry finds its image already there. The lineage
+    of the model version stands on it as labels and annotations, and a bill of materials of the serving dependencies and the run's
+    residency receipt are attached to it. With ``azure_ml``, Azure ML packages the model (``Model.package``) into the workspace's
+    registry, which the connection must be to; it gets the same lineage, and the receipt. Returns an :class:`ImageReference`.
 
     :param model: the :class:`ModelVersion` of the task before.
     :param base: the base by digest, as :class:`ResolveBaseImageOperator` returned it.
     :param project: the training project, a folder with the scoring code in ``scripts_folder``.
     :param scripts_folder: the folder of all training projects.
     :param repository: where the image goes.
+    :param receipt: the :class:`ResidencyReceipt` of the run, or ``None``.
+    :param builder: ``"compose"`` or ``"azure_ml"``.
+    :param compression: how the layer of serving dependencies is packed: ``"gzip"``, ``"zstd"`` or ``"none"``.
     :param scoring_files: the project's files and folders that the image gets; one is ``score.py``.
     :param tag: the image's tag; ``{version}`` and ``{name}`` stand for those of the model.
     :param serving_lock: requirements with hashes of the serving dependencies; by default
         ``serving/requirements.lock`` beside ``scripts_folder``.
     :param cache_dir: folder on the worker for finished layers; by default that of the environment variable
         ``EDGE_TRAINING_CACHE``, else ``~/.cache/edge-training``.
+    :param package_maximum: how long Azure ML may take.
+    :param package_interval: how often it is asked whether it is ready.
     :param azure_ml_conn_id: the Airflow connection to Azure ML, where the model's file is.
+    :param blob_conn_id: the Airflow connection to the blob storage that keeps the receipts.
     :param container_registry_conn_id: the Airflow connection to the registry.
     :raises ConfigurationError: when a file of the project or the lock is missing, or the tag is not one.
     :raises ImageError: when the image cannot be composed, or the model's file is not the one that was registered.
@@ -99,6 +114,7 @@ class BuildAndPushImageOperator(BaseOperator):
     template_fields = (
         "model",
         "base",
+        "receipt",
         "project",
         "scripts_folder",
         "repository",
@@ -106,9 +122,11 @@ class BuildAndPushImageOperator(BaseOperator):
         "serving_lock",
         "cache_dir",
         "azure_ml_conn_id",
+        "blob_conn_id",
         "container_registry_conn_id",
     )
     ui_color = "#ede9fe"
+    operator_extra_links = (ImageLink(),)
 
     def __init__(
         self,
@@ -118,11 +136,17 @@ class BuildAndPushImageOperator(BaseOperator):
         project: str,
         scripts_folder: str,
         repository: str,
+        receipt: Any = None,
+        builder: Builder = "compose",
+        compression: Compression = "gzip",
         scoring_files: tuple[str, ...] = ("score.py",),
         tag: str = "v{version}",
         serving_lock: str | None = None,
         cache_dir: str | None = None,
+        package_maximum: timedelta = timedelta(hours=1),
+        package_interval: timedelta = timedelta(seconds=5),
         azure_ml_conn_id: str = "azure_ml",
+        blob_conn_id: str = "stack_hub_blob",
         container_registry_conn_id: str = "container_registry",
         **kwargs: Any,
     ) -> None:
@@ -132,11 +156,17 @@ class BuildAndPushImageOperator(BaseOperator):
         self.project = project
         self.scripts_folder = scripts_folder
         self.repository = repository
+        self.receipt = receipt
+        self.builder = builder
+        self.compression = compression
         self.scoring_files = scoring_files
         self.tag = tag
         self.serving_lock = serving_lock
         self.cache_dir = cache_dir
+        self.package_maximum = package_maximum
+        self.package_interval = package_interval
         self.azure_ml_conn_id = azure_ml_conn_id
+        self.blob_conn_id = blob_conn_id
         self.container_registry_conn_id = container_registry_conn_id
 
     def execute(self, context: Context) -> JsonObject:  # noqa: ARG002 - Airflow's signature
@@ -154,15 +184,16 @@ class BuildAndPushImageOperator(BaseOperator):
         ):
             publisher = RegistryPublisher(client, self.repository)
             base = resolve_base(client, self.base, None)
-            image = self._build(model, base, self._serving_layer(base), Path(scratch))
-            self.log.info("Composed %s of %d layers", image.digest, len(image.base.layers) + len(image.layers))
-            published = publisher.publish(image, tag)
-            self._report(published, image, client)
+            served = self._served(model, Path(scratch))
+            if self.builder == "azure_ml":
+                published = self._package(served, base, tag, client, publisher, Path(scratch))
+            else:
+                published = self._compose(served, base, tag, publisher, Path(scratch))
         self.log.info(
             "Image %s, tag %s, %s, in %.1f s",
             published.reference.pinned,
             tag,
-            _megabytes(image.size),
+            _megabytes(published.reference.size),
             time.monotonic() - start,
         )
         return published.reference.to_json()
@@ -175,13 +206,16 @@ class BuildAndPushImageOperator(BaseOperator):
                 f"The tag '{self.tag}' cannot be filled in: known are {{version}} and {{name}}."
             ) from None
 
-    def _serving_layer(self, base: BaseImage) -> Layer:
+    @property
+    def _lock(self) -> Path:
+        return Path(self.serving_lock or Path(self.scripts_folder).parent / "serving" / "requirements.lock")
+
+    def _serving_layer(self, base: BaseImage) -> ServingLayer:
         from edge_training.images.serving import serving_layer
 
         start = time.monotonic()
-        lock = Path(self.serving_lock or Path(self.scripts_folder).parent / "serving" / "requirements.lock")
         cache = Path(self.cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/edge-training").expanduser()
-        layer = serving_layer(lock, cache, platform=base.platform)
+        layer = serving_layer(self._lock, cache, platform=base.platform, compression=self.compression)
         self.log.info(
             "Serving dependencies: %s, %s, ready in %.1f s",
             layer.created_by,
@@ -190,13 +224,76 @@ class BuildAndPushImageOperator(BaseOperator):
         )
         return layer
 
-    def _build(self, model: ModelVersion, base: BaseImage, serving: Layer, scratch: Path) -> ComposedImage:
-        from edge_training.images.model_image import ModelImageBuilder, ServedModel, scoring_code
+    def _served(self, model: ModelVersion, scratch: Path) -> ServedModel:
+        from edge_training.images.model_file import check_model_file
+        from edge_training.images.model_image import ServedModel
 
-        code = scoring_code(Path(self.scripts_folder) / self.project, tuple(self.scoring_files))
         file = self._download(model, scratch)
-        served = ServedModel(model.name, model.version, file, {**model.tags, "run_id": model.run_id})
-        return ModelImageBuilder(base, serving, code, served, scratch).build()
+        check_model_file(file)
+        return ServedModel(model.name, model.version, file, {**model.tags, "run_id": model.run_id})
+
+    def _code(self) -> dict[str, Path]:
+        from edge_training.images.model_image import scoring_code
+
+        return scoring_code(Path(self.scripts_folder) / self.project, tuple(self.scoring_files))
+
+    def _compose(
+        self, served: ServedModel, base: BaseImage, tag: str, publisher: RegistryPublisher, scratch: Path
+    ) -> Published:
+        from edge_training.images.model_image import ModelImageBuilder
+        from edge_training.images.referrers import SBOM, Attachment
+        from edge_training.images.sbom import bill_of_materials
+
+        serving = self._serving_layer(base)
+        image = ModelImageBuilder(base, serving, self._code(), served, scratch).build()
+        self.log.info("Composed %s of %d layers", image.digest, len(image.base.layers) + len(image.layers))
+        bill = bill_of_materials(serving.packages, serving.descriptor.digest)
+        attachments = (Attachment(SBOM, "serving.cdx.json", bill), *self._receipt())
+        published = publisher.publish(image, tag, attachments)
+        names = [f"base {index}" for index, _ in enumerate(image.base.layers, start=1)]
+        self._report(published, [*names, *(layer.created_by for layer in image.layers), "configuration"])
+        return published
+
+    def _package(
+        self,
+        served: ServedModel,
+        base: BaseImage,
+        tag: str,
+        client: RegistryClient,
+        publisher: RegistryPublisher,
+        scratch: Path,
+    ) -> Published:
+        from edge_training.hooks.azure_ml_packages import AzureMLPackagesHook
+        from edge_training.operators.packaging import Packaging
+
+        packaging = Packaging(
+            model=served,
+            base=base,
+            code=self._code(),
+            lock=self._lock,
+            repository=self.repository,
+            tag=tag,
+            scratch=scratch,
+            maximum=self.package_maximum,
+            interval=self.package_interval,
+        )
+        return packaging.publish(AzureMLPackagesHook(self.azure_ml_conn_id), client, publisher, self._receipt())
+
+    def _receipt(self) -> tuple[Attachment, ...]:
+        """Return the run's residency receipt, signed as it is stored."""
+        if self.receipt is None:
+            return ()
+        from edge_training.hooks.receipt_store import ReceiptStore
+        from edge_training.images.referrers import RECEIPT, Attachment
+
+        receipt = ResidencyReceipt.from_json(self.receipt)
+        content = ReceiptStore(receipt.container, self.blob_conn_id).receipt(receipt.name)
+        if "sha256:" + hashlib.sha256(content).hexdigest() != receipt.digest:
+            raise ImageError(
+                f"Residency receipt '{receipt.name}' in container '{receipt.container}' is not the one that was signed for run "
+                f"'{receipt.run_id}': it was changed. Find out by whom before this is tried again."
+            )
+        return (Attachment(RECEIPT, "residency-receipt.json", content),)
 
     def _download(self, model: ModelVersion, scratch: Path) -> Path:
         """Download the model's file and make sure that it is the one that was registered."""
@@ -218,9 +315,7 @@ class BuildAndPushImageOperator(BaseOperator):
             )
         return file
 
-    def _report(self, published: Published, image: ComposedImage, client: RegistryClient) -> None:
-        what = [f"base {index}" for index, _ in enumerate(image.base.layers, start=1)]
-        what += [layer.created_by for layer in image.layers] + ["configuration"]
+    def _report(self, published: Published, what: list[str]) -> None:
         for name, transfer in zip(what, published.transfers, strict=True):
             self.log.info(
                 "  %-7s %10s in %.2f s  %s (%s)",
@@ -234,7 +329,7 @@ class BuildAndPushImageOperator(BaseOperator):
             self.log.warning(
                 "Tag %s of %s/%s pointed at %s before; that image is still there, by its digest.",
                 published.reference.tag,
-                client.registry,
+                published.reference.registry,
                 self.repository,
                 published.moved_from,
             )

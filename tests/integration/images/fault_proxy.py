@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.integration.images.kept_uploads import Answer, KeptUploads
+
 _HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "content-encoding", "date", "server"}
 
 
@@ -29,8 +31,13 @@ class Fault:
     :param path: a pattern that the path has to contain.
     :param status: the status that is answered instead; 0 for none.
     :param headers: headers that are answered in addition, or instead of the registry's.
+    :param body: what is answered with ``status``.
     :param reset: whether the connection is cut in the middle of the request's body.
+    :param cut: whether it is cut there after the registry got the first half.
+    :param lost: whether the registry gets it all and its answer is lost.
     :param corrupt: whether a byte of the answer's body is changed.
+    :param garble: whether a byte of the request's body is changed.
+    :param after: how many such requests pass before it begins.
     :param times: how often it still happens.
     """
 
@@ -38,12 +45,20 @@ class Fault:
     path: str
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
     reset: bool = False
+    cut: bool = False
+    lost: bool = False
     corrupt: bool = False
+    garble: bool = False
+    after: int = 0
     times: int = 1
 
     def strikes(self, method: str, path: str) -> bool:
         if self.times < 1 or method != self.method or not re.search(self.path, path):
+            return False
+        if self.after:
+            self.after -= 1
             return False
         self.times -= 1
         return True
@@ -56,11 +71,15 @@ class FaultProxy:
     :param registry: how to reach the registry through it.
     :param faults: what goes wrong; tests put it in.
     :param seen: method and path of every request, in order.
+    :param uploads: where uploads are kept, when that is not the registry's affair.
+    :param sent: bytes of the bodies that reached the registry.
     """
 
     registry: Registry
     faults: list[Fault] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
+    sent: int = 0
+    uploads: KeptUploads | None = None
 
     def count(self, method: str, path: str) -> int:
         return sum(1 for one, other in self.seen if one == method and re.search(path, other))
@@ -105,14 +124,21 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         if fault and fault.reset:
             self.rfile.read(length // 2)
-            self.close_connection = True
-            self.connection.close()
+            self._hang_up()
             return
         body = self.rfile.read(length)
         if fault and fault.status:
-            self._send(fault.status, fault.headers, b"")
+            self._send(fault.status, fault.headers, fault.body)
             return
-        answer = self._forward(body)
+        if fault and fault.garble:
+            body = bytes([body[0] ^ 1]) + body[1:]
+        if fault and fault.cut:
+            # As a request of its own, so that the registry has the half before the client asks for it.
+            self.command, body = "PATCH", body[: length // 2]
+        answer = self._pass_on(body)
+        if fault and (fault.lost or fault.cut):
+            self._hang_up()
+            return
         content = answer.content
         if fault and fault.corrupt:
             content = content[:-1] + bytes([content[-1] ^ 1])
@@ -120,13 +146,24 @@ class _Handler(BaseHTTPRequestHandler):
         size = answer.headers.get("Content-Length") if self.command == "HEAD" else None
         self._send(answer.status_code, {**headers, **(fault.headers if fault else {})}, content, size)
 
-    def _forward(self, body: bytes) -> requests.Response:
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def _pass_on(self, body: bytes) -> Answer | requests.Response:
+        proxy: FaultProxy = self.server.proxy
+        proxy.sent += len(body)
+        kept = proxy.uploads and proxy.uploads.answer(self.command, self.path, dict(self.headers), body, self._forward)
+        return kept or self._forward(self.command, self.path, body)
+
+    def _forward(self, method: str, path: str, body: bytes) -> requests.Response:
         behind: Registry = self.server.behind
+        left_out = {"content-length", "content-range"}
         with requests.Session() as session:
             session.trust_env, session.verify = False, str(behind.ca)
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
-            url = f"https://{behind.address}{self.path}"
-            return session.request(self.command, url, headers=headers, data=body or None, timeout=20)
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+            url = f"https://{behind.address}{path}"
+            return session.request(method, url, headers=headers, data=body or None, timeout=20)
 
     def _send(self, status: int, headers: dict[str, str], content: bytes, size: str | None = None) -> None:
         self.send_response(status)

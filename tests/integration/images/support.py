@@ -63,7 +63,9 @@ class Registry:
     ca: Path
     data: Path
 
-    def client(self, *, user: str = USER, password: str = PASSWORD, patience: Patience = HASTE) -> RegistryClient:
+    def client(
+        self, *, user: str = USER, password: str = PASSWORD, patience: Patience = HASTE, **options: Any
+    ) -> RegistryClient:
         """Return a client; close it."""
         return RegistryClient(
             self.address,
@@ -72,7 +74,14 @@ class Registry:
             ca_certificate=self.ca,
             origin="connection 'test'",
             patience=patience,
+            **options,
         )
+
+
+def blob(size: int = 200_000) -> tuple[bytes, Descriptor]:
+    """Return random bytes, and what a manifest says of them."""
+    data = os.urandom(size)
+    return data, Descriptor.of_bytes("", data)
 
 
 def free_port() -> int:

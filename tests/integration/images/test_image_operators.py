@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import pytest
 from edge_training.exceptions import ConfigurationError, ImageError, ServiceError
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.hooks.container_registry import ContainerRegistryHook
+from edge_training.images.referrers import SBOM, find_referrers
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
 from edge_training.records import ImageReference, ModelVersion
 from tests.integration.images.support import PASSWORD, USER, Registry, free_port, push_base
+from tests.unit.images.models import TINY_ONNX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from edge_training.images.registry import RegistryClient
     from tests.airflow_harness import AirflowConnection, RunTask
 
-MODEL = b"a model"
+MODEL = TINY_ONNX
 
 
 @pytest.fixture
@@ -113,6 +116,8 @@ def test_the_image_of_a_model_is_pushed_and_a_retry_finds_it(
     reference = ImageReference.from_json(first.value)
     assert (reference.registry, reference.repository, reference.tag) == (client.registry, "operators/tumour", "v3")
     assert client.find_digest("operators/tumour", "v3") == reference.digest
+    (attached,) = find_referrers(client, "operators/tumour", reference.digest)
+    assert attached["artifactType"] == SBOM
     again = run_task(build_operator(tmp_path / "another-worker", model, base), try_number=2)
     assert again.value == first.value
 
@@ -137,6 +142,27 @@ def test_a_model_that_was_changed_after_it_was_registered_is_not_put_into_an_ima
     assert client.find_digest("operators/changed", "v3") == ""
 
 
+def test_a_model_that_is_not_what_its_extension_says_is_not_put_into_an_image(
+    client: RegistryClient,
+    connection: AirflowConnection,
+    model: ModelVersion,
+    run_task: RunTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def download(self: AzureMLHook, name: str, version: int, target: Path) -> Path:
+        (target / "model.onnx").write_bytes(b"age,diagnosis")
+        return target / "model.onnx"
+
+    monkeypatch.setattr(AzureMLHook, "download_model", download)
+    wrong = dataclasses.replace(model, sha256=hashlib.sha256(b"age,diagnosis").hexdigest())
+    push_base(client, "operators/base:1", {"f": b"x"})
+    outcome = run_task(build_operator(tmp_path, wrong, "operators/base:1", repository="operators/wrong"))
+    assert isinstance(outcome.error, ImageError)
+    assert "not an ONNX model" in str(outcome.error)
+    assert client.find_digest("operators/wrong", "v3") == ""
+
+
 def test_a_tag_with_an_unknown_word_names_the_known_ones(
     connection: AirflowConnection, model: ModelVersion, run_task: RunTask, tmp_path: Path
 ) -> None:
@@ -148,7 +174,9 @@ def test_a_tag_with_an_unknown_word_names_the_known_ones(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"extra": {"ca_cert": "x"}}, "known are 'ca_certificate'"),
+        ({"extra": {"ca_cert": "x"}}, "known are 'authority', 'ca_certificate', 'tenant_id'"),
+        ({"login": "", "extra": {"tenant_id": "t"}}, "login must be a client id"),
+        ({"extra": {"tenant_id": "t", "authority": "http://login"}}, "an https address"),
         ({"extra": {"ca_certificate": "/no/such/file.pem"}}, "does not exist on this machine"),
         ({"host": ""}, "lacks 'host'"),
         ({"host": "http://registry"}, "only https is spoken"),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,23 +8,11 @@ import pytest
 from edge_training.exceptions import ConfigurationError, ImageError, ServiceError
 from edge_training.images.media_types import OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from edge_training.images.registry import RegistryClient
-from tests.integration.images.fault_proxy import Fault, FaultProxy, run_fault_proxy
-from tests.integration.images.support import HASTE, PASSWORD, USER, Registry, free_port, push_base, run_registry
+from tests.integration.images.fault_proxy import Fault, FaultProxy
+from tests.integration.images.support import HASTE, PASSWORD, USER, Registry, blob, free_port, push_base, run_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def proxy(registry: Registry, tmp_path: Path) -> Iterator[FaultProxy]:
-    with run_fault_proxy(registry, tmp_path) as running:
-        yield running
-
-
-def blob(size: int = 200_000) -> tuple[bytes, Descriptor]:
-    data = os.urandom(size)
-    return data, Descriptor.of_bytes("", data)
 
 
 def test_a_blob_that_was_sent_is_there_and_comes_back_unchanged(client: RegistryClient, tmp_path: Path) -> None:
@@ -127,15 +114,6 @@ def test_a_registry_that_stays_busy_is_given_up_as_retryable(proxy: FaultProxy) 
     assert proxy.count("HEAD", "blobs") == HASTE.tries
 
 
-def test_a_connection_that_breaks_in_the_middle_of_a_blob_is_begun_anew(proxy: FaultProxy) -> None:
-    data, descriptor = blob(3_000_000)
-    proxy.faults.append(Fault("PUT", "blobs/uploads", reset=True))
-    with proxy.registry.client() as client:
-        client.put_blob("a/broken", descriptor, lambda: io.BytesIO(data))
-        assert client.has_blob("a/broken", descriptor.digest)
-    assert proxy.count("POST", "blobs/uploads") == 2
-
-
 def test_a_blob_that_arrives_damaged_is_not_left_behind(proxy: FaultProxy, tmp_path: Path) -> None:
     data, descriptor = blob()
     target = tmp_path / "pulled" / "blob"
@@ -171,6 +149,39 @@ def test_a_registry_that_stores_something_else_is_noticed(proxy: FaultProxy) -> 
 def test_a_blob_that_an_image_names_but_the_registry_lost_says_what_to_do(client: RegistryClient) -> None:
     with pytest.raises(ImageError, match="push the image anew"):
         list(client.read_blob("a/b", Descriptor.of_bytes("", b"lost")))
+
+
+@pytest.mark.parametrize("retry_after", ["0", "Sat, 01 Jan 2000 00:00:00 GMT", "soon"])
+def test_the_registry_may_say_when_to_ask_again(proxy: FaultProxy, retry_after: str) -> None:
+    proxy.faults.append(Fault("HEAD", "blobs", status=429, headers={"Retry-After": retry_after}))
+    with proxy.registry.client() as client:
+        assert not client.has_blob("a/b", digest_of(b"none"))
+    assert proxy.count("HEAD", "blobs") == 2
+
+
+def test_all_tags_of_a_repository_are_listed_however_the_registry_pages_them(proxy: FaultProxy) -> None:
+    with proxy.registry.client() as client:
+        assert client.list_tags("tags/none") == []
+        tags = [f"v{number:03}" for number in range(103)]
+        digest = push_base(client, "tags/many:first", {"f": b"x"})
+        manifest = client.find_manifest("tags/many", digest)
+        assert manifest is not None
+        for tag in tags:
+            client.put_manifest("tags/many", tag, manifest.body, manifest.media_type)
+        assert sorted(client.list_tags("tags/many")) == ["first", *tags]
+
+
+def test_an_image_is_deleted_by_its_digest_with_its_tags(client: RegistryClient) -> None:
+    digest = push_base(client, "deleted/image:1", {"f": b"x"})
+    assert client.delete_manifest("deleted/image", digest)
+    assert client.find_digest("deleted/image", "1") == ""
+    assert not client.delete_manifest("deleted/image", digest)
+
+
+def test_a_registry_that_keeps_every_image_says_so(proxy: FaultProxy) -> None:
+    proxy.faults.append(Fault("DELETE", "manifests", status=405))
+    with proxy.registry.client() as client, pytest.raises(ImageError, match="does not allow"):
+        client.delete_manifest("a/b", digest_of(b"x"))
 
 
 def test_what_was_pushed_is_still_there_after_the_registry_was_restarted(tmp_path: Path) -> None:

@@ -2,99 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
-import ssl
-import threading
-import time
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
-import jwt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from edge_training.exceptions import ServiceError
+from edge_training.images.entra import ServicePrincipal
 from edge_training.images.media_types import Descriptor
-from tests.integration.images.support import PASSWORD, USER, Registry, push_base, run_registry, write_certificates
+from tests.integration.images.fault_proxy import Fault, run_fault_proxy
+from tests.integration.images.support import USER, Registry, blob, push_base, run_registry
+from tests.integration.images.token_service import SECRET, TENANT, TokenService, run_token_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 
-@dataclass
-class TokenService:
-    """A running token service.
-
-    :param address: ``host:port``.
-    :param folder: with its certificate, which also signs the tokens.
-    :param lifetime: of tokens, in seconds; what it says, and what is true.
-    :param scopes: the scopes of every request.
-    """
-
-    address: str
-    folder: Path
-    lifetime: tuple[int, int] = (300, 300)
-    scopes: list[list[str]] = field(default_factory=list)
-
-    def token(self, scopes: list[str]) -> str:
-        certificate = x509.load_pem_x509_certificate((self.folder / "server.pem").read_bytes())
-        chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
-        access = []
-        for scope in scopes:
-            kind, name, actions = scope.split(":")
-            access.append({"type": kind, "name": name, "actions": actions.split(",")})
-        now = int(time.time())
-        # The registry allows a minute for clocks that differ.
-        claims = {"iss": "test", "sub": USER, "aud": "registry", "iat": now, "nbf": now - 120, "access": access}
-        claims |= {"exp": now + self.lifetime[1], "jti": str(len(self.scopes))}
-        return jwt.encode(claims, (self.folder / "server.key").read_text(), "ES256", headers={"x5c": chain})
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Any
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        pass
-
-    def do_GET(self) -> None:
-        service: TokenService = self.server.service
-        scopes = parse_qs(urlsplit(self.path).query).get("scope", [])
-        service.scopes.append(scopes)
-        expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        if self.headers.get("Authorization") != expected:
-            status, answer = 401, {"errors": [{"code": "UNAUTHORIZED"}]}
-        else:
-            status, answer = 200, {"token": service.token(scopes), "expires_in": service.lifetime[0]}  # type: ignore[dict-item]  # two kinds of answer
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[TokenService]:
     folder = tmp_path / "tokens"
     folder.mkdir()
-    _, certificate, key = write_certificates(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    running = TokenService(f"127.0.0.1:{server.server_address[1]}", folder)
-    server.service = running  # type: ignore[attr-defined]  # the handler finds it there
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield running
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with run_token_service(folder) as running:
+        yield running
 
 
 @pytest.fixture
@@ -103,7 +33,7 @@ def token_registry(service: TokenService, tmp_path: Path) -> Iterator[Registry]:
     folder.mkdir()
     auth = {
         "token": {
-            "realm": f"https://{service.address}/token",
+            "realm": f"https://{service.address}/oauth2/token",
             "service": "registry",
             "issuer": "test",
             "rootcertbundle": str(service.folder / "ca.pem"),
@@ -134,12 +64,11 @@ def test_a_mount_asks_for_both_repositories_in_one_token(token_registry: Registr
 
 
 def test_a_token_that_ended_early_is_fetched_again(token_registry: Registry, service: TokenService) -> None:
-    service.lifetime = (300, -90)
+    service.lifetimes = [(300, -90), (300, -90)]
     with token_registry.client() as client:
         with pytest.raises(ServiceError) as caught:
             client.find_manifest("a/b", "1")
         assert caught.value.status == 401
-        service.lifetime = (300, 300)
         assert client.find_manifest("a/b", "1") is None
     assert len(service.scopes) == 3
 
@@ -148,3 +77,92 @@ def test_a_password_that_the_token_service_refuses_names_the_connection(token_re
     with token_registry.client(password="guessed") as client, pytest.raises(ServiceError, match="'test'") as caught:
         client.find_manifest("a/b", "1")
     assert (caught.value.status, caught.value.retryable) == (401, False)
+
+
+def principal(service: TokenService, secret: str = SECRET) -> ServicePrincipal:
+    return ServicePrincipal(TENANT, USER, secret, f"https://{service.address}")
+
+
+def test_a_service_principal_exchanges_its_token_of_entra_id_once(
+    token_registry: Registry, service: TokenService
+) -> None:
+    with token_registry.client(user="", password="", principal=principal(service)) as client:
+        digest = push_base(client, "base/python:1", {"f": b"x"})
+        assert client.find_digest("base/python", "1") == digest
+        assert client.mount_blob("models/a", Descriptor.of_bytes("", b"none").digest, "base/python") is False
+    assert service.exchanges == 1
+    assert [scopes[0] for scopes in service.scopes] == [
+        "repository:base/python:pull,push",
+        "repository:base/python:pull",
+        "repository:models/a:pull,push",
+    ]
+
+
+@pytest.mark.parametrize("way", ["password", "principal"])
+def test_a_token_that_ends_in_the_middle_of_a_push_is_renewed_and_the_push_goes_on(
+    token_registry: Registry, service: TokenService, tmp_path: Path, way: str
+) -> None:
+    data, descriptor = blob(1_000_000)
+    with run_fault_proxy(token_registry, tmp_path) as proxy:
+        bundle = tmp_path / "all.pem"
+        bundle.write_bytes(proxy.registry.ca.read_bytes() + token_registry.ca.read_bytes())
+        registry = Registry(proxy.registry.address, bundle, token_registry.data)
+        who: dict[str, Any] = {"user": "", "password": "", "principal": principal(service)}
+        proxy.faults.append(Fault("PATCH", "blobs/uploads", status=401, after=1))
+        with registry.client(**(who if way == "principal" else {}), chunk_bytes=300_000) as client:
+            client.put_blob("a/b", descriptor, lambda: io.BytesIO(data))
+            assert b"".join(client.read_blob("a/b", descriptor)) == data
+    assert service.scopes == [["repository:a/b:pull,push"], ["repository:a/b:pull,push"], ["repository:a/b:pull"]]
+    assert (proxy.count("POST", "blobs/uploads"), proxy.sent) == (1, len(data))
+
+
+def test_a_refresh_token_that_has_ended_is_exchanged_anew(token_registry: Registry, service: TokenService) -> None:
+    with token_registry.client(user="", password="", principal=principal(service)) as client:
+        assert client.find_manifest("a/b", "1") is None
+        service.refresh_tokens.clear()
+        assert client.find_manifest("c/d", "1") is None
+    assert service.exchanges == 2
+
+
+def test_a_secret_that_entra_id_refuses_is_not_tried_again_and_not_told(
+    token_registry: Registry, service: TokenService
+) -> None:
+    guessed = principal(service, "guessed secret")
+    with (
+        token_registry.client(user="", password="", principal=guessed) as client,
+        pytest.raises(ServiceError, match="invalid_client") as caught,
+    ):
+        client.find_manifest("a/b", "1")
+    assert not caught.value.retryable
+    assert "connection 'test'" in str(caught.value)
+    assert "guessed" not in str(caught.value) + repr(guessed)
+
+
+def test_a_principal_that_the_registry_does_not_know_names_it(token_registry: Registry, service: TokenService) -> None:
+    service.knows_principal = False
+    with (
+        token_registry.client(user="", password="", principal=principal(service)) as client,
+        pytest.raises(ServiceError, match=f"user '{USER}', while exchanging") as caught,
+    ):
+        client.find_manifest("a/b", "1")
+    assert (caught.value.status, caught.value.retryable) == (401, False)
+
+
+@pytest.mark.parametrize("path", ["oauth2/token", "oauth2/exchange", f"{TENANT}/oauth2/v2.0/token"])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_token_service_that_is_busy_is_asked_again(
+    token_registry: Registry, service: TokenService, path: str, status: int
+) -> None:
+    service.busy = {f"/{path}": status}
+    with token_registry.client(user="", password="", principal=principal(service)) as client:
+        assert client.find_manifest("a/b", "1") is None
+    assert service.busy == {}
+
+
+def test_a_token_service_that_stays_busy_is_given_up_as_retryable(
+    token_registry: Registry, service: TokenService
+) -> None:
+    service.stays_busy = True
+    with token_registry.client() as client, pytest.raises(ServiceError, match="HTTP 503") as caught:
+        client.find_manifest("a/b", "1")
+    assert caught.value.retryable

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_training.exceptions import ConfigurationError, ImageError
-from edge_training.images.auth import Challenge
 from edge_training.images.compose import BaseImage, RunSettings, compose
 from edge_training.images.layers import LayerFile, write_layer
 from edge_training.images.media_types import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, digest_of
 from edge_training.images.model_image import ModelImageBuilder, ServedModel, scoring_code
 from edge_training.images.references import Reference, parse_reference
+from edge_training.images.tokens import Challenge
 from edge_training.images.transport import Patience
+from tests.unit.images.models import TINY_ONNX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,7 @@ def test_waits_grow_and_are_bounded() -> None:
 
 def make_builder(folder: Path, **changes: object) -> ModelImageBuilder:
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"model")
+    (folder / "model.onnx").write_bytes(TINY_ONNX)
     (folder / "score.py").write_text("def init(): ...\n")
     layer = write_layer(
         [LayerFile.of_bytes("opt/serving/f", b"1")], folder / "s.gz", root="opt/serving", created_by="s"

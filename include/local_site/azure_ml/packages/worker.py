@@ -131,7 +131,7 @@ class Packager:
 
     def _image(self, row: Row, request: dict[str, Any], recipe: Recipe, registry: Registry) -> str:
         repository, tag = request["imageName"] or "package", request["imageLabel"] or row["operation_id"]
-        source, _, reference = self._base(recipe).removeprefix(f"{registry.address}/").rpartition(":")
+        source, reference = _name_and_reference(self._base(recipe).removeprefix(f"{registry.address}/"))
         self._say(row, f"Reading the base image {registry.address}/{source}:{reference}.")
         base, base_config = registry.image(source, reference)
         with tempfile.TemporaryDirectory(dir=self._settings.state) as scratch:
@@ -216,6 +216,15 @@ class Packager:
         if done.returncode != 0:
             raise PackageError(f"The pip packages cannot be installed: {done.stderr.strip()[-1000:]}")
         self._say(row, "Installed.")
+
+
+def _name_and_reference(image: str) -> tuple[str, str]:
+    """Split ``repository@sha256:...`` or ``repository:tag``."""
+    repository, _, digest = image.partition("@")
+    if digest:
+        return repository, digest
+    repository, _, tag = image.rpartition(":")
+    return repository, tag
 
 
 def _inline(path: str, text: str) -> dict[str, Any]:
