@@ -1,0 +1,159 @@
+"""How an image's program is started on a host: in a sandbox with no network, a read-only root and nothing of the host's environment.
+
+bubblewrap, or podman where it is there and can run an unpacked root; both show the same to the program.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edge_training.deployment.host.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Isolation = Literal["bubblewrap", "podman"]
+
+SOCKET_NAME = "s"
+_INSIDE = "/tmp/.edge-serving"  # noqa: S108 - the sandbox's own /tmp
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+_DEFAULT_USER = 65532
+# What the kernel takes as the address of a socket file.
+_LONGEST_SOCKET = 107
+_TRIAL_SECONDS = 20
+
+
+def port_of(run: Mapping[str, Any]) -> int:
+    """Return the one port that an image exposes.
+
+    :param run: what its configuration says about running it.
+    :raises HostError: when it exposes none, or several.
+    """
+    ports = [name.partition("/")[0] for name in run.get("ExposedPorts") or {}]
+    if len(ports) != 1 or not ports[0].isdecimal():
+        raise HostError("image", f"The image exposes {', '.join(ports) or 'no port'}, expected exactly one port.")
+    return int(ports[0])
+
+
+def command_of(run: Mapping[str, Any]) -> list[str]:
+    """Return an image's command line.
+
+    :param run: what its configuration says about running it.
+    :raises HostError: when it says nothing.
+    """
+    command = [*(run.get("Entrypoint") or []), *(run.get("Cmd") or [])]
+    if not command:
+        raise HostError("image", "The image says nothing about what to run (no Entrypoint, no Cmd).")
+    return command
+
+
+@functools.cache
+def best_isolation() -> Isolation:
+    """Return what images can be run in on this host.
+
+    :raises HostError: when there is nothing, with what to install.
+    """
+    trials: dict[Isolation, list[str]] = {
+        "bubblewrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "--dev", "/dev", "true"],
+        "podman": ["podman", "run", "--rm", "--network", "none", "--read-only", "--rootfs", "/", "true"],
+    }
+    failures = []
+    for name, trial in trials.items():
+        if shutil.which(trial[0]) is None:
+            failures.append(f"{trial[0]} is not installed")
+            continue
+        done = subprocess.run(
+            trial, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
+        )
+        if done.returncode == 0:
+            return name
+        failures.append(f"{trial[0]} does not work ({done.stderr.strip()[-200:]})")
+    raise HostError(
+        "sandbox",
+        f"The host can make no sandbox for an image: {'; '.join(failures)}. Install bubblewrap there (apt-get install bubblewrap), "
+        "and permit unprivileged user namespaces.",
+    )
+
+
+def command_line(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the command that starts an image's program behind a socket file.
+
+    :param kind: what to run it in.
+    :param root: the image's files.
+    :param run: what its configuration says about running it.
+    :param folder: gets the socket file, named ``s``; exists.
+    :raises HostError: when the folder's path is too long for a socket file.
+    """
+    if len(str(folder / SOCKET_NAME)) > _LONGEST_SOCKET:
+        raise HostError(
+            "host", f"The path '{folder}' is too long for a socket file: choose a shorter name for the deployment."
+        )
+    order = {"command": command_of(run), "port": port_of(run), "socket": f"{_INSIDE}/{SOCKET_NAME}"}
+    inner = ["python3", "-I", "-c", _relay_source(), json.dumps(order)]
+    return [*(_bubblewrap if kind == "bubblewrap" else _podman)(root, run, folder), *inner]
+
+
+def _bubblewrap(root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
+    user, group = _user(run)
+    command = ["bwrap", "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own /tmp
+    command += ["--bind", str(folder), _INSIDE]
+    command += ["--unshare-all", "--unshare-user", "--uid", str(user), "--gid", str(group), "--cap-drop", "ALL"]
+    command += ["--die-with-parent", "--new-session", "--clearenv", "--chdir", _working_directory(run)]
+    for name, value in _environment(run).items():
+        command += ["--setenv", name, value]
+    return [*command, "--"]
+
+
+def _podman(root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
+    user, group = _user(run)
+    command = ["podman", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "all"]
+    command += [
+        "--security-opt",
+        "no-new-privileges",
+        "--userns",
+        f"keep-id:uid={user},gid={group}",
+        "--user",
+        f"{user}:{group}",
+    ]
+    command += ["--volume", f"{folder}:{_INSIDE}", "--workdir", _working_directory(run), "--unsetenv-all"]
+    for name, value in _environment(run).items():
+        command += ["--env", f"{name}={value}"]
+    return [*command, "--rootfs", str(root)]
+
+
+def _user(run: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the image's user and group, another number where it says root or a name."""
+    user, _, group = str(run.get("User") or "").partition(":")
+    number = int(user) if user.isdecimal() and int(user) > 0 else _DEFAULT_USER
+    return number, int(group) if group.isdecimal() and int(group) > 0 else number
+
+
+def _working_directory(run: Mapping[str, Any]) -> str:
+    folder = str(run.get("WorkingDir") or "/")
+    return folder if folder.startswith("/") else "/"
+
+
+def _environment(run: Mapping[str, Any]) -> dict[str, str]:
+    image = dict(entry.partition("=")[::2] for entry in run.get("Env") or [])
+    return {"PATH": _DEFAULT_PATH, **image}
+
+
+@functools.cache
+def _relay_source() -> str:
+    # Also when this program is one packed file.
+    loader = globals()["__loader__"]
+    name = str(Path(__file__).with_name("relay.py"))
+    source: bytes = loader.get_data(name)
+    return source.decode()
+
+
+def quiet_environment() -> dict[str, str]:
+    """Return the environment of a sandbox's own program: where programs are found, and nothing else of ours."""
+    names = ("PATH", "HOME", "XDG_RUNTIME_DIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
