@@ -60,6 +60,7 @@ class Credentials:
         credentials = cls.read(folder)
         for name in ("host_key", "client_key"):
             _ensure_key(folder / "vm" / name)
+        _ensure_key(credentials.residency_key_file)
         return credentials
 
     @classmethod
@@ -87,6 +88,11 @@ class Credentials:
     def client_key_file(self) -> Path:
         """The private key that may log in to the training VM, in OpenSSH's format."""
         return self.folder / "vm" / "client_key"
+
+    @property
+    def residency_key_file(self) -> Path:
+        """The private key that signs residency receipts, in OpenSSH's format; its public half is beside it."""
+        return self.folder / "residency" / "residency_key"
 
     @property
     def client_key(self) -> str:

@@ -7,20 +7,23 @@ runner and what the project's training needs; the list of it is what the SDK sen
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_training.exceptions import ResidencyError
 from edge_training.records import CodeFile, CodeManifest
 from edge_training.residency.code_rules import MAXIMUM_FILE_BYTES, fault_of_content, fault_of_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-RUNNER_FOLDER, PROJECT_FOLDER, IGNORE_FILE = "edge_run", "project", ".amlignore"
+    from edge_training.records import BlobManifest
+
+RUNNER_FOLDER, PROJECT_FOLDER, IGNORE_FILE, POLICY_FILE = "edge_run", "project", ".amlignore", "policy.json"
 # Without this file the SDK follows .gitignore rules, or none; with it, and no rule in it, it sends exactly what lies in the folder.
 IGNORE_RULES = b"# Nothing is left out: this folder was laid out file by file.\n"
 # What a project has besides its training: how it is served, how its environment is made, how it is tested.
@@ -58,12 +61,13 @@ def code_manifest(source_directory: Path, project: str) -> CodeManifest:
     )
 
 
-def stage_source(project_dir: Path, edge_run_dir: Path, target: Path) -> None:
-    """Lay out a run's snapshot: ``edge_run/``, ``project/`` and an ignore file; the same input always gives the same folder.
+def stage_source(project_dir: Path, edge_run_dir: Path, target: Path, policy: Mapping[str, Any] | None = None) -> None:
+    """Lay out a run's snapshot: ``edge_run/``, ``project/``, an ignore file and the policy; the same input always gives the same folder.
 
     :param project_dir: the training project, with ``train.py``.
     :param edge_run_dir: the runner.
     :param target: a folder that does not exist yet; it appears whole or not at all.
+    :param policy: settings of the gate and the sandbox; with none there is no ``policy.json``, and the runner's defaults hold.
     :raises ResidencyError: naming the file that must not leave, or when the target exists.
     """
     if target.exists():
@@ -77,11 +81,31 @@ def stage_source(project_dir: Path, edge_run_dir: Path, target: Path) -> None:
             for path in _wanted(source):
                 _write(staging / name / path.relative_to(source), _read(path, source))
         _write(staging / IGNORE_FILE, IGNORE_RULES)
+        if policy:
+            text = json.dumps(policy, sort_keys=True, indent=1) + "\n"
+            _write(staging / POLICY_FILE, text.encode())
         if not (staging / PROJECT_FOLDER / "train.py").is_file():
             raise ResidencyError(f"{project_dir} has no train.py, so there is nothing to train with.")
         staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_blobs(source_directory: Path, data: BlobManifest) -> None:
+    """Refuse a snapshot that has a training blob in it, under whatever name.
+
+    :param source_directory: what :func:`stage_source` laid out.
+    :param data: the verified blobs.
+    :raises ResidencyError: naming the file.
+    """
+    blobs = {(blob.size, blob.content_hash) for blob in data.blobs if blob.size}
+    sizes = {size for size, _ in blobs}
+    algorithms = sorted({blob.content_hash.partition(":")[0] for blob in data.blobs})
+    for path in _files(source_directory, source_directory, frozenset()):
+        content = path.read_bytes()
+        hashes = [f"{name}:{hashlib.new(name, content, usedforsecurity=False).hexdigest()}" for name in algorithms]
+        if len(content) in sizes and any((len(content), one) in blobs for one in hashes):
+            raise ResidencyError(_message(source_directory, path.relative_to(source_directory), "is a training blob"))
 
 
 def _wanted(source: Path) -> Iterator[Path]:

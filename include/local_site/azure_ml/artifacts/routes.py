@@ -55,6 +55,15 @@ def metadata(call: Call) -> Answer:
     return _artifact(call.backend.artifacts.get(call.path["origin"], call.path["container"], call.path["path"]))
 
 
+def delete(call: Call) -> Answer:
+    """Delete one file, name and content."""
+    origin, container, path = call.path["origin"], call.path["container"], call.path["path"]
+    found = call.backend.artifacts.get(origin, container, path)
+    call.backend.artifacts.forget(origin, container, path)
+    call.backend.blobs.path(found.blob).unlink(missing_ok=True)
+    return None
+
+
 def _is_object(item: Any) -> bool:
     if not isinstance(item, dict):
         raise BadRequestError("Every one of 'paths' must be an object with a 'path'.")
@@ -80,5 +89,6 @@ ROUTES = [
     Route("GET", ARTIFACTS + "/prefix/contentinfo/{origin}/{container}/{prefix:path}", content_below, Access.RUN),
     Route("GET", ARTIFACTS + "/contentinfo/{origin}/{container}/{path:path}", content, Access.RUN),
     Route("GET", ARTIFACTS + "/metadata/{origin}/{container}/{path:path}", metadata, Access.RUN),
+    Route("DELETE", ARTIFACTS + "/metadata/{origin}/{container}/{path:path}", delete),
     Route("GET", ARTIFACTS + "/{origin}/{container}", listing, Access.RUN),
 ]
