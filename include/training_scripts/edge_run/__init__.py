@@ -14,8 +14,10 @@ except :mod:`edge_run.report`, which speaks to Azure ML.
     files      opens and removes what may be prepared to mislead
     sandbox    where the script runs; self_test: the proof from inside
     script     starts the script there and listens to it
+    watch      sees what it takes in all
     protocol   what the script can say (edge_context says it)
     policy     how much may leave
+    scan       finds training data in text and files
     gate       decides about each item that wants to leave, and remembers it
     report     tells Azure ML
 """

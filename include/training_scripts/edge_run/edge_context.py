@@ -62,7 +62,7 @@ def log_metric(name: str, value: float, step: int | None = None) -> None:
 
     :param name: lower-case letters, digits and underscores.
     :param value: a finite number.
-    :param step: where on the metric's horizontal axis the value belongs; give it for each value of a metric or for none.
+    :param step: where on the metric's horizontal axis the value belongs; give it for each value of a metric or for none. It only grows.
     :raises ValueError: when the value is not a finite number.
     """
     number = float(value)

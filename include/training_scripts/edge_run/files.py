@@ -32,16 +32,21 @@ def remove_tree(folder: Path) -> tuple[int, int]:
     :raises OSError: when something is still there afterwards.
     """
     subprocess.run(["chmod", "-R", "u+rwX", "--", folder], stderr=subprocess.DEVNULL, check=False)
-    files, size = _measure(folder)
+    files, size, _ = _measure(folder)
     subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
     if os.path.lexists(folder):
         raise OSError(errno.ENOTEMPTY, "it could not be removed whole")
     return files, size
 
 
-def _measure(folder: Path) -> tuple[int, int]:
-    """Count files and their bytes; what lies deeper than a path can be long is not counted."""
-    files = size = 0
+def disk_usage(folder: Path) -> int:
+    """Return how many bytes a folder takes on disk, as far as paths can be followed."""
+    return _measure(folder)[2]
+
+
+def _measure(folder: Path) -> tuple[int, int, int]:
+    """Count files, their bytes, and the bytes they take; what lies deeper than a path can be long is not counted."""
+    files = size = taken = 0
     folders = [str(folder)]
     while folders:
         try:
@@ -52,6 +57,11 @@ def _measure(folder: Path) -> tuple[int, int]:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             else:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
                 files += 1
-                size += entry.stat(follow_symlinks=False).st_size
-    return files, size
+                size += status.st_size
+                taken += status.st_blocks * 512
+    return files, size, taken

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLICY_FILE = "policy.json"
+ON_WITHHELD = ("fail", "continue")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class Policy:
     :param processes: the most processes and threads of the script.
     :param file_bytes: the largest file that the script may write.
     :param seconds: how long the script may take.
+    :param disk_bytes: what the script may keep on disk in all; 0 for half of what is free.
+    :param on_withheld: what becomes of a run of which something was withheld: ``"fail"``, or ``"continue"`` without it.
+    :param scan_bits: how improbable by chance a find of training data must be, in bits beyond the size of the data; less is stricter.
+    :param scan_cells: how many different telling cells in text, in any order, are a find.
+    :param scan_depth: how deeply nested archives and encodings are opened; what is nested deeper is withheld.
+    :param scan_unpacked_bytes: what unpacks to more than that is withheld.
+    :param token_characters: the longest stretch in a line or name that may look encoded.
+    :param token_total: the most characters of such stretches that a run may send.
     """
 
     model_files: tuple[str, ...] = ("model.onnx",)
@@ -47,6 +56,14 @@ class Policy:
     processes: int = 512
     file_bytes: int = 4 * 1024 * 1024 * 1024
     seconds: int = 12 * 3600
+    disk_bytes: int = 0
+    on_withheld: str = "fail"
+    scan_bits: int = 40
+    scan_cells: int = 16
+    scan_depth: int = 6
+    scan_unpacked_bytes: int = 1024 * 1024 * 1024
+    token_characters: int = 64
+    token_total: int = 2048
 
 
 def load_policy(snapshot: Path) -> Policy:
@@ -55,7 +72,14 @@ def load_policy(snapshot: Path) -> Policy:
     :param snapshot: the snapshot's root.
     :raises UsageError: when the file has an unknown setting or a value of the wrong kind.
     """
-    path = snapshot / POLICY_FILE
+    return read_policy(snapshot / POLICY_FILE)
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy from a file; one that does not exist means the defaults.
+
+    :raises UsageError: when the file has an unknown setting or a value of the wrong kind.
+    """
     if not path.exists():
         return Policy()
     try:
@@ -80,6 +104,8 @@ def parse_policy(value: object) -> Policy:
         re.compile(policy.metric_pattern)
     except re.error as error:
         raise UsageError(f"{POLICY_FILE}: metric_pattern is not a regular expression: {error}.") from error
+    if policy.on_withheld not in ON_WITHHELD:
+        raise UsageError(f"{POLICY_FILE}: on_withheld is {policy.on_withheld!r}; expected one of {list(ON_WITHHELD)}.")
     return policy
 
 

@@ -1,23 +1,72 @@
-"""The runner's own record of a run, ``outputs/edge_run.json``: what left, what did not, and what became of the data."""
+"""The runner's own record of a run, ``outputs/edge_run.json``: what left, what did not, and what became of the data.
+
+Version 2, an object with sorted keys::
+
+    version      2
+    run_id       of Azure ML, or ""
+    fingerprint  "sha256:<hex>" of the data that the run was submitted for
+    result       "completed" or "failed"; error_code: "" or the code of an error in errors.py, or "Internal";
+                 error_message_sha256: of the message that Azure ML was told, or ""
+    sandbox      kind: "bubblewrap", "namespaces", "seccomp" or ""; self_test: for each check "closed" or what was open
+    data         blobs, bytes
+    scan         method: "numpy", "python" or ""; rows, columns, cells of the data; row_cells: how many neighbouring cells make a
+                 run; finds_needed: how many runs prove that it is the data; seconds it took to learn them
+    items        what the script wanted to send, each with kind, name, bytes, sha256, verdict, reason, step (gate.py):
+                 a model's bytes; a log line's UTF-8 as it left, without "script | " and the remark that it was cut; a metric's
+                 f"{name}={value!r} step={step}"
+    withheld     how many items were withheld; dropped: how many log lines were beyond the limit; bytes_out: all items' bytes
+    log          lines, bytes, sha256 of all lines that the runner printed before this record, each with its end; afterwards come
+                 only lines that begin with "failed | " and "end    | "
+    wiped        files, bytes, grant; earlier_runs: files, bytes of runs that were killed
+    seconds      of each phase
+
+The same bytes stay on the VM, as ``~/.edge-training/records/<run id>.json``.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_run.workspace import Wiped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from edge_run.gate import Gate
 
-VERSION = 1
+VERSION = 2
 RECORD_FILE = "edge_run.json"
+KEPT = ".edge-training/records"
+KEPT_SECONDS = 30 * 24 * 3600.0
+
+
+class RunLog:
+    """Prints the run's log, line by line, and remembers what it printed by its hash."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._lines = self._bytes = 0
+
+    def say(self, text: str) -> None:
+        """Print some lines at once, so that whoever watches sees them."""
+        print(text, flush=True)
+        # As the standard output encodes it, see __main__.
+        content = f"{text}\n".encode("utf-8", "backslashreplace")
+        self._digest.update(content)
+        self._lines += content.count(b"\n")
+        self._bytes += len(content)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how much was printed, and its hash."""
+        return {"lines": self._lines, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
 
 class RunRecord:
@@ -28,6 +77,18 @@ class RunRecord:
 
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
+        run_id = os.environ.get("AZUREML_RUN_ID", "")
+        self.run_id = run_id if re.fullmatch(r"[A-Za-z0-9_-]{1,200}", run_id) else ""
+        self.log = RunLog()
+        self.scan: dict[str, Any] = {
+            "method": "",
+            "rows": 0,
+            "columns": 0,
+            "cells": 0,
+            "row_cells": 0,
+            "finds_needed": 0,
+            "seconds": 0.0,
+        }
         self.sandbox: dict[str, Any] = {"kind": "", "self_test": {}}
         self.data = {"blobs": 0, "bytes": 0}
         self.wiped = Wiped()
@@ -49,13 +110,18 @@ class RunRecord:
         """Return the record as an object; it has no value of the data and no blob's name."""
         return {
             "version": VERSION,
+            "run_id": self.run_id,
             "fingerprint": self.fingerprint,
             "result": "failed" if self.failure else "completed",
             "error_code": self.failure[0] if self.failure else "",
+            "error_message_sha256": hashlib.sha256(self.failure[1].encode()).hexdigest() if self.failure else "",
             "sandbox": self.sandbox,
             "data": self.data,
+            "scan": self.scan,
+            "log": self.log.to_json(),
             "items": [asdict(item) for item in gate.items],
             "withheld": len(gate.withheld),
+            "dropped": gate.dropped_lines,
             "bytes_out": gate.bytes_out,
             "wiped": {
                 **asdict(self.wiped),
@@ -71,6 +137,23 @@ class RunRecord:
         :param gate: what the script wanted to send.
         :param folder: the run's ``outputs``.
         """
-        part = folder / f".{RECORD_FILE}.part"
-        part.write_text(json.dumps(self.to_json(gate), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        content = json.dumps(self.to_json(gate), indent=1, sort_keys=True) + "\n"
+        if self.run_id:
+            _keep(self.run_id, content)
+        # Beside the folder: what appears in it, even for a moment, leaves.
+        part = folder.parent / f".{RECORD_FILE}.part"
+        part.write_text(content, encoding="utf-8")
         part.replace(folder / RECORD_FILE)
+
+
+def _keep(run_id: str, content: str) -> None:
+    """Keep the record on this machine too: the pipeline fetches it past Azure ML, and compares."""
+    folder = Path.home() / KEPT
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = folder / f".{run_id}.part"
+    part.touch(mode=0o600)
+    part.write_text(content, encoding="utf-8")
+    part.replace(folder / f"{run_id}.json")
+    for old in folder.glob("*.json"):
+        if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+            old.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from edge_run.edge_context import Parameter
@@ -22,6 +22,7 @@ from edge_run.policy import Policy, load_policy
 from edge_run.record import RECORD_FILE, RunRecord
 from edge_run.report import Reporter, make_reporter
 from edge_run.sandbox import find_sandbox, make_plan
+from edge_run.scan.scanner import Scanner
 from edge_run.script import Script
 from edge_run.workspace import Workspace, open_workspace
 
@@ -82,11 +83,6 @@ def _parameter(text: str) -> tuple[str, Parameter]:
     return name, parsed if isinstance(parsed, Parameter) else value
 
 
-def say(text: str) -> None:
-    """Print a line to the run's log at once, so that whoever watches sees it."""
-    print(text, flush=True)
-
-
 def main(argv: Sequence[str], snapshot: Path) -> int:
     """Run, report, and return the process's exit status.
 
@@ -95,16 +91,14 @@ def main(argv: Sequence[str], snapshot: Path) -> int:
     """
     reporter = make_reporter()
     record = RunRecord("")
-    gate = Gate(Policy(), reporter.metric, say)
-    outputs = snapshot / "outputs"
-    outputs.mkdir(exist_ok=True)
+    run = _Run(snapshot, reporter, record)
+    run.outputs.mkdir(exist_ok=True)
     try:
         with _signals_end_the_run():
             arguments = parse_arguments(argv)
             record.fingerprint = arguments.fingerprint
-            policy = load_policy(snapshot)
-            gate = Gate(policy, reporter.metric, say)
-            _run(arguments, snapshot, outputs, policy, gate, record)
+            run.policy = load_policy(snapshot)
+            run.go(arguments)
     except EdgeRunError as error:
         record.failure = (error.code, str(error))
     except Exception as error:  # noqa: BLE001 - a fault of ours: its text may hold a URL or data, so only its kind is told
@@ -113,50 +107,125 @@ def main(argv: Sequence[str], snapshot: Path) -> int:
             f"The runner itself failed ({type(error).__name__} in {_place(error)}): please report it.",
         )
     _report(reporter, record)
-    _finish(gate, record, outputs)
+    _finish(run.gate, record, run.outputs)
     return 1 if record.failure else 0
 
 
-def _run(arguments: Arguments, snapshot: Path, outputs: Path, policy: Policy, gate: Gate, record: RunRecord) -> None:
-    if not (snapshot / "project" / "train.py").is_file():
-        raise UsageError("The snapshot has no project/train.py: the pipeline lays it out with stage_source.")
-    sandbox = find_sandbox()
-    workspace, record.remains = open_workspace(Path.home())
-    if record.remains.files:
-        say(f"start  | removed {record.remains.files} files ({_size(record.remains.bytes)}) of runs that were killed")
-    accepted = False
-    try:
-        with record.phase("grant"):
-            grant = read_grant(arguments.grant, arguments.fingerprint)
-            accepted = True
-            say(
-                f"grant  | {len(grant.blobs)} blobs, {_size(grant.total_bytes)}, until {grant.expires:%Y-%m-%d %H:%M:%S%z}"
+class _Run:
+    """One run, from its grant to its models.
+
+    :param snapshot: the snapshot's root.
+    :param reporter: tells Azure ML.
+    :param record: what is remembered of the run.
+    """
+
+    def __init__(self, snapshot: Path, reporter: Reporter, record: RunRecord) -> None:
+        self.outputs = snapshot / "outputs"
+        self.policy = Policy()
+        self._snapshot = snapshot
+        self._reporter = reporter
+        self._record = record
+        self._say = record.log.say
+        self.gate = Gate(self.policy, reporter.metric, self._say)
+
+    def go(self, arguments: Arguments) -> None:
+        """Do it all; whatever happens, nothing of the data stays."""
+        record = self._record
+        if not (self._snapshot / "project" / "train.py").is_file():
+            raise UsageError("The snapshot has no project/train.py: the pipeline lays it out with stage_source.")
+        workspace, record.remains = open_workspace(Path.home())
+        if record.remains.files:
+            self._say(
+                f"start  | removed {record.remains.files} files ({_size(record.remains.bytes)}) of runs that were killed"
             )
+        accepted = False
+        try:
+            with record.phase("grant"):
+                grant = read_grant(arguments.grant, arguments.fingerprint)
+                accepted = True
+            self._fetch(grant, workspace)
+            script = self._script(grant, workspace, arguments)
+            with record.phase("outputs"):
+                self._let_models_out(script.models, workspace)
+        finally:
+            _ignore_signals()
+            with record.phase("wipe"):
+                self._wipe(workspace, arguments.grant if accepted else None)
+
+    def _fetch(self, grant: Grant, workspace: Workspace) -> None:
+        """Get the data, and learn to tell it again."""
+        record = self._record
+        size = _size(grant.total_bytes)
+        self._say(f"grant  | {len(grant.blobs)} blobs, {size}, until {grant.expires:%Y-%m-%d %H:%M:%S%z}")
         with record.phase("fetch"):
             workspace.require_space(grant.total_bytes)
-            fetch_blobs(grant, workspace.data)
+            paths = fetch_blobs(grant, workspace.data)
         record.data = {"blobs": len(grant.blobs), "bytes": grant.total_bytes}
-        say(
-            f"fetch  | {len(grant.blobs)} blobs verified in {record.seconds['fetch']:.1f} s, data {grant.fingerprint[:19]}"
-        )
+        seconds = record.seconds["fetch"]
+        self._say(f"fetch  | {len(grant.blobs)} blobs verified in {seconds:.1f} s, data {grant.fingerprint[:19]}")
+        with record.phase("scan"):
+            scanner = Scanner.best([paths[name] for name in sorted(paths)], self.policy)
+        record.scan = {**scanner.facts(), "seconds": record.seconds["scan"]}
+        self._say(f"scan   | {_learnt(record.scan)}")
+        self.gate = Gate(self.policy, self._reporter.metric, self._say, scanner)
+
+    def _script(self, grant: Grant, workspace: Workspace, arguments: Arguments) -> Script:
+        record = self._record
         environment = {"EDGE_PARAMETERS": json.dumps(arguments.parameters)}
-        plan = make_plan(workspace, snapshot / "project", environment)
-        hidden = [arguments.grant, workspace.root, snapshot, Path.home() / ".edge-training", Path.home() / ".ssh"]
-        script = Script(sandbox, plan, policy, gate, _doors(grant), hidden)
+        sandbox = find_sandbox()
+        plan = make_plan(workspace, self._snapshot / "project", environment)
+        home = Path.home()
+        hidden = [arguments.grant, workspace.root, self._snapshot, home / ".edge-training", home / ".ssh"]
+        script = Script(sandbox, plan, self.policy, self.gate, _doors(grant), hidden)
         record.sandbox = {"kind": sandbox.kind, "self_test": script.self_test}
-        say(f"script | train.py starts in {sandbox.kind}")
+        self._say(f"script | train.py starts in {sandbox.kind}")
         try:
             with record.phase("script"):
                 script.run()
         finally:
             record.sandbox["self_test"] = script.self_test
-        say(f"script | train.py ended well after {record.seconds['script']:.1f} s")
-        with record.phase("outputs"):
-            _let_models_out(script.models, workspace, outputs, gate)
-    finally:
-        _ignore_signals()
-        with record.phase("wipe"):
-            _wipe(workspace, arguments.grant if accepted else None, record)
+        self._say(f"script | train.py ended well after {record.seconds['script']:.1f} s")
+        return script
+
+    def _let_models_out(self, names: Sequence[str], workspace: Workspace) -> None:
+        """Decide about all announced models, and only then hand them over.
+
+        :raises ScriptError: when the script has not saved any.
+        :raises WithheldError: when anything of the script's was withheld that the policy does not go on without.
+        """
+        passed = [name for name in names if self.gate.model(name, workspace.output)]
+        if self.gate.withheld and (self.policy.on_withheld == "fail" or not passed):
+            reasons = "; ".join(sorted({f"{item.kind}: {item.reason}" for item in self.gate.withheld}))
+            raise WithheldError(
+                f"{len(self.gate.withheld)} items of train.py were withheld ({reasons}). The model does not leave either."
+            )
+        if not passed:
+            raise ScriptError(
+                "train.py ended well but saved no model: it must call edge_context.save_model(model, name)."
+            )
+        self.gate.hand_over(workspace.output, self.outputs)
+        for item in self.gate.items:
+            if item.kind == "model" and item.name:
+                self._say(f"model  | {item.name}, {item.bytes} bytes, sha256 {item.sha256[:12]}")
+
+    def _wipe(self, workspace: Workspace, grant: Path | None) -> None:
+        record = self._record
+        if grant is not None:
+            grant.unlink(missing_ok=True)
+            record.grant_removed = True
+        record.wiped = workspace.wipe()
+        also = ", and the grant" if grant else ""
+        self._say(f"wipe   | {record.wiped.files} files, {_size(record.wiped.bytes)}{also}")
+
+
+def _learnt(scan: dict[str, Any]) -> str:
+    if not scan["row_cells"]:
+        return f"{scan['rows']} rows that cannot be told apart by their numbers; only whole blobs and single cells are recognised"
+    runs = "a run" if scan["finds_needed"] == 1 else f"{scan['finds_needed']} runs"
+    return (
+        f"{scan['rows']} rows learnt in {scan['seconds']:.1f} s with {scan['method']}; {runs} of {scan['row_cells']} "
+        "neighbouring cells would be recognised"
+    )
 
 
 def _doors(grant: Grant) -> list[tuple[str, int]]:
@@ -166,36 +235,6 @@ def _doors(grant: Grant) -> list[tuple[str, int]]:
     return [(str(address[0]), int(address[1]))]
 
 
-def _let_models_out(names: Sequence[str], workspace: Workspace, outputs: Path, gate: Gate) -> None:
-    """Copy the announced models to the outputs.
-
-    :raises ScriptError: when the script has not saved any.
-    :raises WithheldError: when anything of the script's was withheld, now or before.
-    """
-    passed = [name for name in names if gate.model(name, workspace.output, outputs)]
-    if gate.withheld:
-        # At once: Azure ML takes up what rests in the outputs while the run goes on.
-        for name in passed:
-            (outputs / name).unlink(missing_ok=True)
-        reasons = "; ".join(sorted({f"{item.kind}: {item.reason}" for item in gate.withheld}))
-        raise WithheldError(
-            f"{len(gate.withheld)} items of train.py were withheld ({reasons}). The model does not leave either."
-        )
-    if not passed:
-        raise ScriptError("train.py ended well but saved no model: it must call edge_context.save_model(model, name).")
-    for item in gate.items:
-        if item.kind == "model":
-            say(f"model  | {item.name}, {item.bytes} bytes, sha256 {item.sha256[:12]}")
-
-
-def _wipe(workspace: Workspace, grant: Path | None, record: RunRecord) -> None:
-    if grant is not None:
-        grant.unlink(missing_ok=True)
-        record.grant_removed = True
-    record.wiped = workspace.wipe()
-    say(f"wipe   | {record.wiped.files} files, {_size(record.wiped.bytes)}{', and the grant' if grant else ''}")
-
-
 def _report(reporter: Reporter, record: RunRecord) -> None:
     with record.phase("report"):
         if record.failure:
@@ -203,21 +242,19 @@ def _report(reporter: Reporter, record: RunRecord) -> None:
         try:
             reporter.close()
         except ReportError as error:
-            say(f"report | {error}")
+            record.log.say(f"report | {error}")
             record.failure = record.failure or (error.code, str(error))
 
 
 def _finish(gate: Gate, record: RunRecord, outputs: Path) -> None:
     """Write the record; a run that failed leaves no model."""
     if record.failure:
-        for item in gate.items:
-            if item.kind == "model" and item.name:
-                (outputs / item.name).unlink(missing_ok=True)
+        gate.take_back(outputs)
     record.write(gate, outputs)
     total = f"{len(gate.items)} items, {gate.bytes_out} bytes of the script's left; see outputs/{RECORD_FILE}"
     if record.failure:
-        say(f"failed | {record.failure[0]}: {record.failure[1]}")
-    say(f"end    | {'failed' if record.failure else 'completed'}: {total}")
+        record.log.say(f"failed | {record.failure[0]}: {record.failure[1]}")
+    record.log.say(f"end    | {'failed' if record.failure else 'completed'}: {total}")
 
 
 @contextmanager

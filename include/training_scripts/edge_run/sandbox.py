@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path("/edge")
 INSTALL = "install it on the VM with: apt-get install bubblewrap"
 _TEMPORARY = "/tmp"  # noqa: S108 - the sandbox has one of its own
+_SHARED = "/dev/shm"  # noqa: S108
 _OURS = Path(__file__).resolve().parent
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SETTINGS = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
@@ -133,6 +134,7 @@ def _bubblewrap(program: str, plan: Plan) -> list[str]:
         "--clearenv",
         *("--uid", "65534", "--gid", "65534", "--hostname", "edge", "--cap-drop", "ALL"),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(plan.temporary_bytes), "--tmpfs", _TEMPORARY),
+        *("--size", str(plan.temporary_bytes), "--tmpfs", _SHARED),
         *("--ro-bind", "/usr", "/usr"),
     ]
     for folder in _SYSTEM:

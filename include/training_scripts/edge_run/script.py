@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from edge_run.edge_context import MAX_MESSAGE_BYTES
 from edge_run.errors import ProtocolError, SandboxError, ScriptError
 from edge_run.protocol import Message, parse_message
 from edge_run.sandbox import INSTALL, ROOT, Plan, Sandbox
+from edge_run.watch import EVERY_SECONDS, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,6 +106,7 @@ class Script:
                 in_time = self._listen(process, reader)
             finally:
                 _end(process, reader)
+                self.gate.release()
         self._judge(process.returncode, in_time)
 
     def _command(self, descriptor: int, port: int, abstract: str) -> list[str]:
@@ -123,6 +126,7 @@ class Script:
     def _listen(self, process: subprocess.Popen[bytes], messages: int) -> bool:
         """Take all that the script says until it ends; tell whether it ended in time."""
         deadline = time.monotonic() + self.policy.seconds
+        watch = self._watch(process.pid)
         assert process.stdout is not None  # noqa: S101 - for the type checker: both pipes were asked for
         assert process.stderr is not None  # noqa: S101
         with selectors.DefaultSelector() as selector:
@@ -137,12 +141,19 @@ class Script:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                for key, _ in selector.select(min(remaining, 60.0)):
+                if excess := watch.excess():
+                    raise ScriptError(f"train.py was ended because {excess}, the most that the policy allows.")
+                for key, _ in selector.select(min(remaining, EVERY_SECONDS)):
                     chunk = os.read(key.fd, _READ_BYTES)
                     key.data.feed(chunk)
                     if not chunk:
                         selector.unregister(key.fileobj)
         return True
+
+    def _watch(self, pid: int) -> Watch:
+        folders = list(self.plan.writable)
+        disk = self.policy.disk_bytes or shutil.disk_usage(folders[0]).free // 2
+        return Watch(pid, folders, self.policy.processes, _memory(self.policy), disk)
 
     def _line(self, stream: str) -> Callable[[bytes], None]:
         def take(line: bytes) -> None:
@@ -205,8 +216,11 @@ class Script:
 
 
 def _limits(policy: Policy) -> dict[str, int]:
-    memory = policy.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"AS": memory, "NPROC": policy.processes, "FSIZE": policy.file_bytes, "CORE": 0, "NOFILE": 4096}
+    return {"AS": _memory(policy), "NPROC": policy.processes, "FSIZE": policy.file_bytes, "CORE": 0, "NOFILE": 4096}
+
+
+def _memory(policy: Policy) -> int:
+    return policy.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _prove_door(door: socket.socket) -> None:

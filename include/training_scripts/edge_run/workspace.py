@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOCK = "lock"
+_WORK = Path(".edge-training", "work")
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,32 @@ def open_workspace(home: Path) -> tuple[Workspace, Wiped]:
     :param home: the training account's home.
     :returns: the folder, and what earlier runs had left.
     """
-    base = home / ".edge-training" / "work"
+    base = home / _WORK
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(base):
-        remains = [_remove(folder) for folder in sorted(base.iterdir()) if folder.is_dir() and _is_abandoned(folder)]
+        left = _sweep(base)
         root = Path(tempfile.mkdtemp(prefix="run-", dir=base))
         lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-    left = Wiped(sum(one.files for one in remains), sum(one.bytes for one in remains))
     return Workspace(root, lock), left
+
+
+def sweep(home: Path) -> Wiped:
+    """Remove what runs that were killed have left, and nothing of those that live.
+
+    :param home: the training account's home.
+    :raises DataError: when something of it is still there.
+    """
+    base = home / _WORK
+    if not base.is_dir():
+        return Wiped()
+    with _locked(base):
+        return _sweep(base)
+
+
+def _sweep(base: Path) -> Wiped:
+    remains = [_remove(folder) for folder in sorted(base.iterdir()) if folder.is_dir() and _is_abandoned(folder)]
+    return Wiped(sum(one.files for one in remains), sum(one.bytes for one in remains))
 
 
 @contextmanager

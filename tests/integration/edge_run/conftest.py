@@ -160,8 +160,12 @@ class Site:
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A private CA's certificate for 127.0.0.1: the server's certificate, its key, the CA as PEM."""
-    folder = tmp_path_factory.mktemp("tls")
+    """A private CA's certificate for 127.0.0.1."""
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+def make_tls(folder: Path) -> tuple[Path, Path, str]:
+    """Make a private CA's certificate for 127.0.0.1: the server's certificate, its key, the CA as PEM."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edge_run tests")])
     now = datetime.now(UTC)

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.integration.edge_run.conftest import Outcome, Site
 
-SAVE = "import edge_context\nedge_context.save_model(b'model', 'model.onnx')\n"
+SAVE = "import edge_context\nedge_context.save_model(b'\\x08\\x08:\\x00B\\x02\\x10\\x11', 'model.onnx')\n"
 NAME = "data/2026-02.csv"
 
 

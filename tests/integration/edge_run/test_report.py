@@ -12,7 +12,10 @@ from local_site.settings import Settings
 if TYPE_CHECKING:
     from tests.integration.edge_run.conftest import Site
 
-LOGGED = "import edge_context\nedge_context.log_metric('loss', 0.5)\nedge_context.save_model(b'model', 'model.onnx')\n"
+LOGGED = (
+    "import edge_context\nedge_context.log_metric('loss', 0.5)\n"
+    "edge_context.save_model(b'\\x08\\x08:\\x00B\\x02\\x10\\x11', 'model.onnx')\n"
+)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.integration.edge_run.conftest import Site
 
-SAVE = "edge_context.save_model(b'model', 'model.onnx')\n"
+SAVE = "edge_context.save_model(b'\\x08\\x08:\\x00B\\x02\\x10\\x11', 'model.onnx')\n"
 
 
 def test_metrics_lines_and_model_leave_and_each_is_on_record(site: Site) -> None:
@@ -44,7 +44,7 @@ def test_metrics_lines_and_model_leave_and_each_is_on_record(site: Site) -> None
     assert outcome.verdicts == {("metric", "passed"): 2, ("log", "passed"): 4, ("model", "passed"): 1}
     assert outcome.outputs == ["edge_run.json", "model.onnx"]
     model = next(item for item in outcome.record["items"] if item["kind"] == "model")
-    assert model["sha256"] == hashlib.sha256(b"model").hexdigest()
+    assert model["sha256"] == hashlib.sha256(b"\x08\x08:\x00B\x02\x10\x11").hexdigest()
     assert outcome.record["bytes_out"] == sum(item["bytes"] for item in outcome.record["items"])
 
 
@@ -126,11 +126,12 @@ def test_a_model_that_is_not_declared_keeps_every_model_here(site: Site) -> None
     assert outcome.status == 1
     assert "Withheld: 1 items of train.py were withheld (model: its name is not one of model.onnx)" in outcome.log
     assert outcome.outputs == ["edge_run.json"]
-    assert outcome.verdicts == {("model", "withheld"): 1, ("model", "passed"): 1}
+    assert outcome.verdicts == {("model", "withheld"): 1, ("model", "dropped"): 1}
 
 
 def test_the_sites_policy_declares_other_models(site: Site) -> None:
-    script = "import edge_context\nedge_context.save_model(b'1', 'a.onnx')\nedge_context.save_model(b'2', 'b.onnx')\n"
+    script = SAVE.replace("model.onnx", "a.onnx") + SAVE.replace("model.onnx", "b.onnx")
+    script = f"import edge_context\n{script}"
     outcome = site.run(script, policy={"model_files": ["a.onnx", "b.onnx"]})
     assert outcome.outputs == ["a.onnx", "b.onnx", "edge_run.json"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.integration.edge_run.blob_server import BlobServer
     from tests.integration.edge_run.conftest import Site
 
-SAVE = "\nimport edge_context\nedge_context.save_model(b'model', 'model.onnx')\n"
+SAVE = "\nimport edge_context\nedge_context.save_model(b'\\x08\\x08:\\x00B\\x02\\x10\\x11', 'model.onnx')\n"
 TRY = """
 def attempt(what):
     try:

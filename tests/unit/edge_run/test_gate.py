@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CELL = "17.99"
+TINY = b"\x08\x08:\x00B\x02\x10\x11"
 
 
 class Outside:
@@ -81,7 +82,7 @@ def test_metric_values_beyond_the_limit_are_withheld() -> None:
 def test_what_is_withheld_leaves_neither_name_nor_hash_nor_size(tmp_path: Path) -> None:
     outside = Outside()
     outside.gate.metric(f"row {CELL}", 1.0, None)
-    outside.gate.model(f"{CELL}.onnx", tmp_path, tmp_path)
+    outside.gate.model(f"{CELL}.onnx", tmp_path)
     assert [(item.name, item.bytes, item.sha256) for item in outside.gate.withheld] == [("", 0, "")] * 2
     assert CELL not in "".join(outside.said) + str([asdict(item) for item in outside.gate.items])
 
@@ -118,27 +119,57 @@ def test_the_last_lines_that_left_can_be_repeated() -> None:
     assert outside.gate.last_lines("stderr") == [f"line {number:02}" for number in range(8, 20)]
 
 
-def test_a_declared_model_leaves_byte_for_byte(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
+def _folders(tmp_path: Path) -> tuple[Path, Path]:
+    source, target = tmp_path / "source", tmp_path / "outputs"
     source.mkdir()
     target.mkdir()
+    return source, target
+
+
+def test_a_declared_model_leaves_byte_for_byte(tmp_path: Path) -> None:
+    source, target = _folders(tmp_path)
     content = os.urandom(3_000_000)
-    (source / "model.onnx").write_bytes(content)
-    outside = Outside()
-    assert outside.gate.model("model.onnx", source, target)
-    assert (target / "model.onnx").read_bytes() == content
+    (source / "model.bin").write_bytes(content)
+    outside = Outside(model_files=("model.bin",))
+    assert outside.gate.model("model.bin", source)
+    assert _names(target) == []
+    assert outside.gate.hand_over(source, target) == ["model.bin"]
+    assert (target / "model.bin").read_bytes() == content
     assert outside.gate.items[0].sha256 == hashlib.sha256(content).hexdigest()
-    assert _names(target) == ["model.onnx"]
+    assert _names(target) == ["model.bin"]
+    assert _names(tmp_path) == ["outputs", "source"]
+
+
+def test_a_model_that_changed_after_it_was_judged_does_not_leave(tmp_path: Path) -> None:
+    source, target = _folders(tmp_path)
+    (source / "model.bin").write_bytes(b"one")
+    outside = Outside(model_files=("model.bin",))
+    assert outside.gate.model("model.bin", source)
+    (source / "model.bin").write_bytes(b"two")
+    with pytest.raises(OSError, match="changed"):
+        outside.gate.hand_over(source, target)
+    assert _names(target) == []
+
+
+def test_models_of_a_run_that_failed_are_taken_back(tmp_path: Path) -> None:
+    source, target = _folders(tmp_path)
+    (source / "model.bin").write_bytes(b"one")
+    outside = Outside(model_files=("model.bin",))
+    outside.gate.model("model.bin", source)
+    outside.gate.hand_over(source, target)
+    outside.gate.take_back(target)
+    assert _names(target) == []
+    assert outside.verdicts == ["dropped"]
+    assert outside.gate.bytes_out == 0
 
 
 def test_models_that_are_too_large_together_are_withheld(tmp_path: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
-        (tmp_path / name).write_bytes(b"12345")
-    outside = Outside(model_files=("a.onnx", "b.onnx"), model_bytes=9)
-    target = tmp_path / "target"
-    target.mkdir()
-    assert [outside.gate.model(name, tmp_path, target) for name in ("a.onnx", "b.onnx")] == [True, False]
-    assert _names(target) == ["a.onnx"]
+    source, target = _folders(tmp_path)
+    for name in ("a.bin", "b.bin"):
+        (source / name).write_bytes(b"12345")
+    outside = Outside(model_files=("a.bin", "b.bin"), model_bytes=9)
+    assert [outside.gate.model(name, source) for name in ("a.bin", "b.bin")] == [True, False]
+    assert outside.gate.hand_over(source, target) == ["a.bin"]
 
 
 def test_a_link_or_a_folder_in_place_of_a_model_is_withheld(tmp_path: Path) -> None:
@@ -146,8 +177,15 @@ def test_a_link_or_a_folder_in_place_of_a_model_is_withheld(tmp_path: Path) -> N
     (tmp_path / "model.onnx").symlink_to(tmp_path / "secret")
     outside = Outside(model_files=("model.onnx", "folder.onnx", "gone.onnx"))
     (tmp_path / "folder.onnx").mkdir()
-    target = tmp_path / "target"
-    target.mkdir()
     for name in ("model.onnx", "folder.onnx", "gone.onnx"):
-        assert not outside.gate.model(name, tmp_path, target)
-    assert _names(target) == []
+        assert not outside.gate.model(name, tmp_path)
+    assert outside.verdicts == ["withheld"] * 3
+
+
+@pytest.mark.parametrize("content", [b"", b"model", TINY + b"more", TINY[:-1], b"\x1f" + TINY])
+def test_what_is_not_exactly_an_onnx_model_is_withheld_under_such_a_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(TINY)
+    (tmp_path / "other.onnx").write_bytes(content)
+    outside = Outside(model_files=("model.onnx", "other.onnx"))
+    assert [outside.gate.model(name, tmp_path) for name in ("model.onnx", "other.onnx")] == [True, False]
+    assert "not an ONNX model" in outside.gate.withheld[0].reason

@@ -30,7 +30,9 @@ def _grant(**changes: Any) -> bytes:
     def sign(name: str) -> str:
         return f"https://127.0.0.1:1/acct/training-data/{len(name)}?{SECRET}"
 
-    content = grant_content(_manifest(), sign, NOW + timedelta(hours=1), api_version="2019-07-07", ca_pem="")
+    content = grant_content(
+        _manifest(), sign, NOW + timedelta(hours=1), dag_run=("dag", "run"), api_version="2019-07-07", ca_pem=""
+    )
     return json.dumps({**json.loads(content), **changes}).encode()
 
 

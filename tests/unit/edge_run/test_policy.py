@@ -33,7 +33,7 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
     ("value", "complaint"),
     [
         ([], "not an object"),
-        ({"model_file": ["x"]}, r"unknown settings \['model_file'\]; known are \['file_bytes'"),
+        ({"model_file": ["x"]}, r"unknown settings \['model_file'\]; known are \['disk_bytes', 'file_bytes'"),
         ({"model_bytes": "1"}, "model_bytes is '1'; expected a whole number"),
         ({"model_bytes": True}, "expected a whole number"),
         ({"model_bytes": -1}, "expected a whole number of at least 0"),
