@@ -6,7 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_training.records import BlobManifest, ImageReference, ModelVersion, RunHandle, RunResult
+from edge_training.records import (
+    BlobManifest,
+    Deployment,
+    ImageReference,
+    ImageVerification,
+    ModelVersion,
+    ResidencyReceipt,
+    RunHandle,
+    RunResult,
+)
 from local_site import files
 
 if TYPE_CHECKING:
@@ -29,8 +38,11 @@ class RunFacts:
     data: BlobManifest
     handle: RunHandle
     result: RunResult
+    receipt: ResidencyReceipt
     model: ModelVersion
     image: ImageReference
+    verification: ImageVerification
+    deployment: Deployment
 
     @property
     def pipeline_tax(self) -> float:
@@ -50,8 +62,11 @@ def collect(api: AirflowApi, dag_id: str, dag_run_id: str, dag_seconds: float) -
         data=BlobManifest.from_json(handed_on("verify_blob_data")),
         handle=RunHandle.from_json(handed_on("submit_experiment")),
         result=RunResult.from_json(handed_on("poll_run")),
+        receipt=ResidencyReceipt.from_json(handed_on("audit_egress")),
         model=ModelVersion.from_json(handed_on("register_model")),
         image=ImageReference.from_json(handed_on("build_and_push_image")),
+        verification=ImageVerification.from_json(handed_on("verify_image")),
+        deployment=Deployment.from_json(handed_on("deploy_model")[0]),
     )
 
 
@@ -80,6 +95,13 @@ def as_json(facts: RunFacts, answer: Answer, access: Mapping[str, str], seconds:
             "metrics": facts.result.metrics,
             "seconds": facts.result.seconds,
         },
+        "receipt": {
+            "digest": facts.receipt.digest,
+            "place": f"{facts.receipt.container}/{facts.receipt.name}",
+            "items": facts.receipt.items,
+            "withheld": facts.receipt.withheld,
+            "bytes_out": facts.receipt.bytes_out,
+        },
         "model": {
             "name": facts.model.name,
             "version": facts.model.version,
@@ -93,12 +115,24 @@ def as_json(facts: RunFacts, answer: Answer, access: Mapping[str, str], seconds:
             "tag": facts.image.tag,
             "bytes": facts.image.size,
         },
-        "answer": {
-            "body": answer.body,
-            "isolation": answer.isolation,
-            "start_seconds": round(answer.start_seconds, 3),
-            "request_seconds": round(answer.request_seconds, 4),
+        "verification": {
+            "host": facts.verification.host,
+            "isolation": facts.verification.isolation,
+            "compared": facts.verification.compared,
+            "pull_seconds": round(facts.verification.pull_seconds, 3),
+            "cold_start_seconds": round(facts.verification.cold_start_seconds, 3),
+            "p50_seconds": round(facts.verification.p50_seconds, 5),
+            "p95_seconds": round(facts.verification.p95_seconds, 5),
+            "memory_bytes": facts.verification.memory_bytes,
         },
+        "deployment": {
+            "target": facts.deployment.target,
+            "where": facts.deployment.where,
+            "digest": facts.deployment.digest,
+            "previous": facts.deployment.previous,
+            "seconds": facts.deployment.seconds,
+        },
+        "answer": {"body": answer.body, "request_seconds": round(answer.request_seconds, 4)},
         "access": dict(access),
         "seconds": {step: round(duration, 1) for step, duration in seconds.items()},
         "pipeline_tax_seconds": round(facts.pipeline_tax, 1),
@@ -115,17 +149,36 @@ def summary(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     :param content: what :func:`as_json` returned.
     """
-    data, run, model, image, answer = (content[name] for name in ("data", "run", "model", "image", "answer"))
+    data, run, model, image = (content[name] for name in ("data", "run", "model", "image"))
     yield "data", f"{data['blobs']} blobs, {data['bytes']:,} bytes in {data['container']}/{data['prefix']}"
     yield "  fingerprint", data["fingerprint"]
     yield "run", f"{run['id']} ({run['state']} in {run['seconds']:.1f} s)"
     yield "  metrics", "  ".join(f"{name} {value:.4g}" for name, value in sorted(run["metrics"].items()))
+    receipt = content["receipt"]
+    yield (
+        "what left",
+        f"{receipt['items']} items, {receipt['bytes_out']:,} bytes with code and log; {receipt['withheld']} held back",
+    )
+    yield "  receipt", f"{receipt['digest']} ({receipt['place']})"
     yield "model", f"{model['name']} version {model['version']} ({model['file']}, sha256 {model['sha256'][:12]}...)"
     yield "image", image["reference"]
     yield "  tag", f"{image['tag']}, {image['bytes'] / 1e6:.1f} MB in all layers"
-    yield "answer", json.dumps(answer["body"])
-    begun, asked = answer["start_seconds"], answer["request_seconds"] * 1000
-    yield "  from", f"the pulled image in {answer['isolation']}, started in {begun:.1f} s, answered in {asked:.0f} ms"
+    yield from _in_service(content)
     yield from content["access"].items()
     yield "time", "  ".join(f"{step} {duration:.1f} s" for step, duration in content["seconds"].items())
     yield "pipeline tax", f"{content['pipeline_tax_seconds']:.1f} s of the DAG run were not remote training"
+
+
+def _in_service(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    verification, deployment, answer = (content[name] for name in ("verification", "deployment", "answer"))
+    compared = (
+        f"{verification['compared']} values as at training" if verification["compared"] else "no recorded answers"
+    )
+    begun = f"on {verification['host']} in {verification['isolation']}: healthy after {verification['cold_start_seconds']:.1f} s"
+    yield (
+        "verified",
+        f"{begun}, {compared}, {verification['memory_bytes'] / 1e6:.0f} MB",
+    )
+    before = f", instead of {deployment['previous'][:19]}..." if deployment["previous"] else ""
+    yield "in service", f"{deployment['where']} ({deployment['target']}{before})"
+    yield "  answer", f"{json.dumps(answer['body'])} in {answer['request_seconds'] * 1000:.0f} ms"

@@ -46,9 +46,9 @@ class MetadataDatabase:
 
     def __init__(self, settings: DemoSettings) -> None:
         self._programs = _programs()
-        # A newer PostgreSQL does not read the files of an older one.
-        self._home = settings.airflow_home / f"postgres-{_major(self._programs)}"
-        self._data, self._sockets = self._home / "data", self._home / "socket"
+        # A newer PostgreSQL does not read the files of an older one. The names are short for the socket's sake.
+        self._home = self._sockets = settings.airflow_home / f"pg-{_major(self._programs)}"
+        self._data = self._home / "data"
         self._log = settings.process_logs / f"{NAME}.log"
         if len(os.fsencode(self._sockets / SOCKET_NAME)) > LONGEST_SOCKET:
             raise DemoError(
@@ -71,10 +71,10 @@ class MetadataDatabase:
 
         :raises DemoError: with what PostgreSQL said.
         """
-        self._sockets.mkdir(parents=True, exist_ok=True)
+        self._home.mkdir(parents=True, exist_ok=True)
         # Whoever can enter this folder is let in without a password.
         self._home.chmod(0o700)
-        self._as_server(self._sockets)
+        self._as_server(self._home)
         if self.is_made:
             return
         unfinished = self._home / "data.new"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from demo import facts
+from demo.answer import ask
 from demo.api import AirflowApi
 from demo.follow import Follower
 from demo.settings import DAG_ID, DemoSettings
@@ -42,7 +43,7 @@ class Demo:
         self._airflow = AirflowStack(settings, self._site)
 
     def run(self) -> None:
-        """Start everything, train once, ask the image, and tell.
+        """Start everything, train once, ask the model that is in service, and tell.
 
         :raises LocalSiteError: when a service cannot be started.
         :raises DemoError: when anything else goes wrong.
@@ -50,12 +51,9 @@ class Demo:
         api = self._start()
         with self._timed("training pipeline"):
             found = self._train(api)
-        with self._timed("image answers"):
-            self._screen.say(f"Pulling {found.image.pinned} and asking it one question")
-            # It imports what pulls and starts images; nothing before this needs that.
-            from demo.answer import ask
-
-            answer = ask(found.image, self._site, self._settings.state)
+        with self._timed("model answers"):
+            self._screen.say(f"Asking the model in service at {found.deployment.where} one question")
+            answer = ask(found.deployment)
         self._seconds["in all"] = self._screen.seconds
         content = facts.as_json(found, answer, self._access(), self._seconds)
         facts.write(self._settings.facts_file, content)

@@ -7,36 +7,35 @@ call and never when a DAG is parsed.
 
 from __future__ import annotations
 
-import threading
+import json
+import tempfile
 import time
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import requests
-from airflow.sdk import BaseHook
 
 from edge_training.exceptions import ComputeError, ServiceError
 from edge_training.hooks import azure_ml_calls as calls
-from edge_training.hooks.azure_ml_errors import azure_ml_errors, is_stale_login, wished_pause
 from edge_training.hooks.azure_ml_records import last_numbers
-from edge_training.hooks.azure_ml_transport import bound_the_sdk, reading_at_most
-from edge_training.hooks.connections import ConnectionSettings, read_connection
-from edge_training.hooks.retrying import NO_PATIENCE, Patience, persist
+from edge_training.hooks.azure_ml_workspace import EXTRAS, AzureMLWorkspaceHook
+from edge_training.hooks.retrying import NO_PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from edge_training.hooks.azure_ml_history import RunHistory
     from edge_training.hooks.azure_ml_records import ListedRun
     from edge_training.records import AttachedCompute, ModelVersion, RunStatus
 
-EXTRAS = ("tenant_id", "cloud", "subscription_id", "resource_group", "workspace")
+__all__ = ["EXTRAS", "AzureMLHook"]
+
 ATTACH_POLL_SECONDS = 1.0
 RUN_LOG = "user_logs/std_log.txt"
-Result = TypeVar("Result")
 
 
-class AzureMLHook(BaseHook):
+class AzureMLHook(AzureMLWorkspaceHook):
     """Talks to one Azure ML workspace with a service principal.
 
     Every call is tried again when its error may pass (no answer, 408, 429, 5xx), logs in again when its access token has run out, and
@@ -46,76 +45,6 @@ class AzureMLHook(BaseHook):
         ``tenant_id``, ``subscription_id``, ``resource_group``, ``workspace``, and ``cloud`` when it is not AzureCloud.
     :param patience: how long calls are tried again; a trigger, which looks again anyway, wants little of it.
     """
-
-    conn_name_attr = "azure_ml_conn_id"
-    default_conn_name = "azure_ml"
-    conn_type = "azure_ml"
-    hook_name = "Azure Machine Learning"
-
-    def __init__(self, conn_id: str = default_conn_name, patience: Patience | None = None) -> None:
-        super().__init__()
-        self.conn_id = conn_id
-        self.patience = Patience() if patience is None else patience
-        self._workspace: Any = None
-        self._opening = threading.Lock()
-
-    @cached_property
-    def settings(self) -> ConnectionSettings:
-        """Return the connection.
-
-        :raises ConfigurationError: when it is missing or incomplete.
-        """
-        required = ("login", "password", "tenant_id", "subscription_id", "resource_group", "workspace")
-        return read_connection(self.conn_id, (self.conn_type,), EXTRAS, required=required)
-
-    @property
-    def workspace(self) -> Any:
-        """Return the SDK's ``Workspace``, opened by the first call.
-
-        :raises ServiceError: when it does not exist or the credentials are refused.
-        """
-        with self._opening:
-            if self._workspace is None:
-                self._workspace = self._open()
-            return self._workspace
-
-    def _open(self) -> Any:
-        settings = self.settings
-        with azure_ml_errors(f"open workspace '{settings.text('workspace')}'", self.conn_id):
-            bound_the_sdk()
-            return calls.open_workspace(settings)
-
-    def _call(self, doing: str, call: Callable[[Any], Result], patience: Patience | None = None) -> Result:
-        """Do something with the workspace, again if need be.
-
-        :param doing: what, to which id, to end the sentence "Could not ...".
-        :param call: gets the workspace; it must be safe to do twice.
-        :param patience: another than the hook's.
-        :raises ServiceError: when it does not succeed.
-        """
-        patience = self.patience if patience is None else patience
-        attempt = partial(self._with_a_good_login, doing, call, patience)
-        return persist(attempt, doing=doing, patience=patience, log=self.log, wished_pause=wished_pause)
-
-    def _with_a_good_login(self, doing: str, call: Callable[[Any], Result], patience: Patience) -> Result:
-        """Call once, and once more with a new login when the one at hand is not accepted any longer."""
-        known = self._workspace
-        try:
-            return self._once(doing, call, patience)
-        except ServiceError as error:
-            if known is None or not is_stale_login(error):
-                raise
-            self.log.info("The access token is not accepted any longer; logging in again.")
-        with self._opening:
-            if self._workspace is known:
-                self._workspace = None
-        return self._once(doing, call, patience)
-
-    def _once(self, doing: str, call: Callable[[Any], Result], patience: Patience) -> Result:
-        with reading_at_most(patience.deadline_seconds or Patience.deadline_seconds):
-            workspace = self.workspace
-            with azure_ml_errors(doing, self.conn_id):
-                return call(workspace)
 
     # Compute
 
@@ -250,17 +179,39 @@ class AzureMLHook(BaseHook):
         :param run_id: the run's id.
         :raises ServiceError: when Azure ML cannot be asked, or has no such run.
         """
-        return self._call(f"get the state of run '{run_id}'", lambda workspace: calls.read_status(workspace, run_id))
+        return self.look_up(run_id).status
 
-    def active_runs(self, experiment: str) -> dict[str, RunStatus]:
+    def look_up(self, run_id: str) -> ListedRun:
+        """Return a run as :meth:`get_run` does, with its tags and compute target.
+
+        :param run_id: the run's id.
+        :raises ServiceError: when Azure ML cannot be asked, or has no such run.
+        """
+        return self._read(f"get the state of run '{run_id}'", lambda history: history.run(run_id))
+
+    def active_runs(self, experiment: str) -> dict[str, ListedRun]:
         """Return the runs of an experiment that have not ended, by id: one request for up to 500 of them.
 
-        A run that is missing has ended, or was never submitted: :meth:`find_run` tells which.
+        A run that is missing has ended, or was never submitted: :meth:`runs_by_id` tells which.
 
-        :param experiment: the experiment's name; it is made when it does not exist.
+        :param experiment: the experiment's name.
         :raises ServiceError: when Azure ML cannot be asked.
         """
-        return {run.status.run_id: run.status for run in self.runs_tagged({}, experiment)}
+        return {run.status.run_id: run for run in self.runs_tagged({}, experiment)}
+
+    def runs_by_id(self, experiment: str, run_ids: Iterable[str]) -> dict[str, ListedRun]:
+        """Return those of these runs that belong to an experiment, by id: one request for up to 40 of them.
+
+        :param experiment: the experiment's name.
+        :param run_ids: the runs' ids.
+        :raises ServiceError: when Azure ML cannot be asked.
+        """
+        wanted = list(run_ids)
+        found = self._read(
+            f"look for {len(wanted)} runs of experiment '{experiment}'",
+            lambda history: history.by_id(experiment, wanted),
+        )
+        return {run.status.run_id: run for run in found}
 
     def runs_tagged(self, tags: Mapping[str, str], experiment: str | None = None) -> tuple[ListedRun, ...]:
         """Return the runs that have not ended and carry all these tags.
@@ -270,12 +221,13 @@ class AzureMLHook(BaseHook):
         :raises ServiceError: when Azure ML cannot be asked.
         """
 
-        def look(workspace: Any) -> tuple[ListedRun, ...]:
-            names = calls.experiment_names(workspace) if experiment is None else [experiment]
-            return tuple(run for name in names for run in calls.list_active(workspace, name, tags))
+        def look(history: RunHistory) -> tuple[ListedRun, ...]:
+            states = calls.active_states()
+            names = history.experiments() if experiment is None else [experiment]
+            return tuple(run for name in names for run in history.active(name, states, tags))
 
         where = "all experiments" if experiment is None else f"experiment '{experiment}'"
-        return self._call(f"list the active runs of {where}", look)
+        return self._read(f"list the active runs of {where}", look)
 
     def read_log(self, run_id: str, offset: int, name: str = RUN_LOG) -> bytes:
         """Return what a run's log has grown by.
@@ -285,9 +237,9 @@ class AzureMLHook(BaseHook):
         :param name: the log's name among the run's log files.
         :raises ServiceError: when the log cannot be read; a log that is not there yet is empty.
         """
-        return self._call(
+        return self._read(
             f"read log '{name}' of run '{run_id}'",
-            lambda workspace: calls.read_log(workspace, run_id, offset, name),
+            lambda history: history.log(run_id, offset, name),
             patience=NO_PATIENCE,  # whoever follows a log asks again anyway, and meanwhile wants to know the run's state
         )
 
@@ -378,6 +330,21 @@ class AzureMLHook(BaseHook):
             lambda workspace: calls.get_run(workspace, run_id).download_file(name, output_file_path=str(target)),
         )
         return target
+
+    def read_json(self, run_id: str, name: str) -> dict[str, Any]:
+        """Return a small file of a run that holds a JSON object; what is not one is an empty one.
+
+        :param run_id: the run's id.
+        :param name: the file among the run's artifacts.
+        :raises ServiceError: when it is not there or Azure ML cannot be asked.
+        """
+        with tempfile.TemporaryDirectory(prefix="edge-training-") as folder:
+            file = self.download_artifact(run_id, name, Path(folder) / "file.json")
+            try:
+                content = json.loads(file.read_bytes())
+            except ValueError:
+                return {}
+        return content if isinstance(content, dict) else {}
 
     def download_model(self, name: str, version: int, target: Path) -> Path:
         """Download the file of a model version.

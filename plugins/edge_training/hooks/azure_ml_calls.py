@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import requests
-
-from edge_training.hooks.azure_ml_records import attached_compute, listed_run, model_version, run_status
+from edge_training.hooks.azure_ml_records import attached_compute, model_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from edge_training.hooks.azure_ml_records import ListedRun
     from edge_training.hooks.connections import ConnectionSettings
-    from edge_training.records import AttachedCompute, ModelVersion, RunStatus
+    from edge_training.records import AttachedCompute, ModelVersion
 
-LOG_TIMEOUT_SECONDS = 30.0
+
+def import_the_sdk() -> None:
+    """Import what every call needs, so that a caller chooses when that is; doing it again costs nothing."""
+    import azureml.core
+    import azureml.core.authentication  # noqa: F401 - for those who come after
 
 
 def open_workspace(settings: ConnectionSettings) -> Any:
@@ -94,42 +95,11 @@ def submit(
     Experiment(workspace, experiment).submit(script_config, tags=dict(tags), run_id=run_id)
 
 
-def read_status(workspace: Any, run_id: str) -> RunStatus:
-    """Return what Azure ML answers for a run at this moment."""
-    run = get_run(workspace, run_id)
-    return run_status(run, run.get_details())
-
-
-def list_active(workspace: Any, experiment: str, tags: Mapping[str, str]) -> list[ListedRun]:
-    """Return the runs of an experiment that have not ended; one request, and one more for each 500 runs."""
+def active_states() -> list[str]:
+    """Return Azure ML's words for the states of a run that has not ended."""
     from azureml._restclient.constants import RunStatus as States
-    from azureml.core import Experiment, Run
 
-    active = [*States.get_running_statuses(), *States.get_post_processing_statuses()]
-    # The SDK puts the status into "(Status eq {status})" as it is, and has no other way to ask for more than one.
-    any_active = " or Status eq ".join(active)
-    runs = Run.list(Experiment(workspace, experiment), tags=dict(tags) or None, status=any_active)
-    return [listed_run(run) for run in runs]
-
-
-def experiment_names(workspace: Any) -> list[str]:
-    """Return the names of all experiments."""
-    from azureml.core import Experiment
-
-    return [str(experiment.name) for experiment in Experiment.list(workspace)]
-
-
-def read_log(workspace: Any, run_id: str, offset: int, name: str) -> bytes:
-    """Return what a run's log has grown by; nothing when it is not there yet."""
-    url = (get_run(workspace, run_id).get_details().get("logFiles") or {}).get(name)
-    if url is None:
-        return b""
-    answer = requests.get(url, headers={"Range": f"bytes={offset}-"}, timeout=LOG_TIMEOUT_SECONDS)
-    if answer.status_code in {requests.codes.not_found, requests.codes.requested_range_not_satisfiable}:
-        return b""
-    answer.raise_for_status()
-    whole = answer.status_code == requests.codes.ok
-    return answer.content[offset:] if whole else answer.content
+    return [*States.get_running_statuses(), *States.get_post_processing_statuses()]
 
 
 def find_models(

@@ -165,6 +165,7 @@ def _is_network(error: BaseException) -> bool:
         msrest.ClientRequestError,
         azure_core.ServiceRequestError,
         azure_core.ServiceResponseError,
+        azure_core.IncompleteReadError,
         ConnectionError,
         TimeoutError,
     )

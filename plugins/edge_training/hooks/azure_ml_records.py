@@ -18,11 +18,15 @@ class ListedRun:
     :param status: its state at that moment; of a list, without its error.
     :param experiment: the experiment's name.
     :param tags: the run's tags, such as ``dag_id`` and ``dag_run_id``.
+    :param compute: name of the compute target, or ``""``.
+    :param created: ISO 8601, UTC, or ``""``.
     """
 
     status: RunStatus
     experiment: str
     tags: Mapping[str, str]
+    compute: str = ""
+    created: str = ""
 
 
 def attached_compute(target: Any) -> AttachedCompute:
@@ -51,23 +55,38 @@ def run_error(error: Any) -> tuple[str, str]:
     return str(inner.get("code") or ""), str(inner.get("message") or "")
 
 
-def run_status(run: Any, details: Mapping[str, Any]) -> RunStatus:
-    code, message = run_error(details.get("error"))
+def run_status(found: Mapping[str, Any], portal_url: str) -> RunStatus:
+    """Read a run of the run history.
+
+    :param found: the run as the wire has it.
+    :param portal_url: its page in Azure ML Studio.
+    """
+    code, message = run_error(found.get("error"))
     return RunStatus(
-        run_id=str(run.id),
-        state=str(details["status"]),
-        portal_url=str(run.get_portal_url()),
+        run_id=str(found["runId"]),
+        state=str(found["status"]),
+        portal_url=portal_url,
         error_code=code,
         error_message=message,
-        started=str(details.get("startTimeUtc") or ""),
-        ended=str(details.get("endTimeUtc") or ""),
+        started=str(found.get("startTimeUtc") or ""),
+        ended=str(found.get("endTimeUtc") or ""),
     )
 
 
-def listed_run(run: Any) -> ListedRun:
-    """Read a run that a list returned; this asks Azure ML nothing more."""
-    status = run_status(run, {"status": run.status})
-    return ListedRun(status=status, experiment=str(run.experiment.name), tags=dict(run.tags or {}))
+def listed_run(found: Mapping[str, Any], experiment: str, portal_url: str) -> ListedRun:
+    """Read a run of the run history with what stands around its status.
+
+    :param found: the run as the wire has it.
+    :param experiment: the experiment's name, or ``""`` when it was not asked for.
+    :param portal_url: its page in Azure ML Studio.
+    """
+    return ListedRun(
+        status=run_status(found, portal_url),
+        experiment=experiment,
+        tags=dict(found.get("tags") or {}),
+        compute=str(found.get("target") or ""),
+        created=str(found.get("createdUtc") or ""),
+    )
 
 
 def last_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -35,6 +35,9 @@ LARGEST_ERROR = 64 * 1024
 # What a server answers that cannot or will not do it at this moment. 501 and 505 stay what they are however often one asks.
 PASSING_STATUSES = frozenset({408, 425, 429}) | (frozenset(range(500, 600)) - {501, 505})
 
+# Whose requests are bounded: the SDK's, and ours that take its place.
+BOUNDED_MODULES = ("azureml.", "edge_training.hooks.azure_ml_history")
+
 _read_seconds: ContextVar[float] = ContextVar("azure_ml_read_seconds", default=READ_SECONDS)
 _lock = threading.Lock()
 _send = HTTPAdapter.send
@@ -114,10 +117,10 @@ def _bounded_send(self: HTTPAdapter, request: requests.PreparedRequest, *args: A
 
 
 def _comes_from_the_sdk() -> bool:
-    """Tell whether a module of ``azureml`` is among the callers, in whatever thread."""
+    """Tell whether one of the bounded modules is among the callers, in whatever thread."""
     frame = inspect.currentframe()
     while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).startswith("azureml."):
+        if str(frame.f_globals.get("__name__", "")).startswith(BOUNDED_MODULES):
             return True
         frame = frame.f_back
     return False

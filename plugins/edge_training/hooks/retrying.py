@@ -14,7 +14,6 @@ from edge_training.exceptions import ServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NEVER_PASSING = frozenset({501, 505})
 Result = TypeVar("Result")
 
 
@@ -52,7 +51,7 @@ def may_pass(error: BaseException) -> bool:
 
     :param error: what the call raised.
     """
-    return isinstance(error, ServiceError) and error.retryable and error.status not in NEVER_PASSING
+    return isinstance(error, ServiceError) and error.retryable
 
 
 def persist(

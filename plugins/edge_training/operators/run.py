@@ -22,15 +22,20 @@ from edge_training.lifecycle import (
     timeout_error,
     wait_for,
 )
+from edge_training.links import RunLink
 from edge_training.operators.submission import TrainingRunOperator
+from edge_training.progress import RUNNER_RECORD, duration, history_from, phase_table
 from edge_training.records import RunHandle, RunResult, RunStatus
-from edge_training.triggers.run import RunTrigger, RunWatcher, deadline_after
+from edge_training.triggers.look import SharedLook, Sighting
+from edge_training.triggers.run import RunTrigger, deadline_after
+from edge_training.triggers.watcher import RunWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow.sdk import Context
 
+    from edge_training.progress import History
     from edge_training.records import JsonObject
 
 STATE_KEY = "waits_for"
@@ -78,12 +83,14 @@ class PollRunOperator(TrainingRunOperator):
         self.log.info("Waiting for run %s of experiment '%s'. See %s", run.run_id, run.experiment, run.portal_url)
         if not self.deferrable:
             return self._wait(run, hook)
+        RunLink().show(context, run.portal_url)
         raise TaskDeferred(
             trigger=RunTrigger(
                 run.run_id,
                 self.azure_ml_conn_id,
                 self.poll_interval.total_seconds(),
                 deadline_after(self.maximum_duration),
+                run.experiment,
             ),
             method_name="execute_complete",
             kwargs={"run": run.to_json()},
@@ -118,14 +125,19 @@ class PollRunOperator(TrainingRunOperator):
         )
 
     def _wait(self, run: RunHandle, hook: AzureMLHook) -> JsonObject:
+        look = SharedLook(hook, run.experiment)
         watcher = RunWatcher(hook, run.run_id, self.log)
         deadline = deadline_after(self.maximum_duration)
         while True:
             timed_out = time.time() > deadline
-            status = watcher.look()
+            seen = look.look([run.run_id])[run.run_id]
+            if not isinstance(seen, Sighting):
+                raise seen
+            status = seen.run.status
+            watcher.see(status, seen.ahead, seen.run.compute)
             if phase_of(status.state) is not Phase.ACTIVE:
                 self._to_cancel = None
-                return self._finish(run, status, hook)
+                return self._finish(run, status, hook, watcher.history)
             if timed_out:
                 hook.cancel(run.run_id)
                 raise timeout_error(status, self.maximum_duration)
@@ -155,10 +167,10 @@ class PollRunOperator(TrainingRunOperator):
         status = RunStatus.from_json(event.get("status"))
         if event.get("timed_out"):
             raise timeout_error(status, self.maximum_duration)
-        return self._finish(waited, status, AzureMLHook(self.azure_ml_conn_id))
+        return self._finish(waited, status, AzureMLHook(self.azure_ml_conn_id), history_from(event.get("states")))
 
-    def _finish(self, run: RunHandle, status: RunStatus, hook: AzureMLHook) -> JsonObject:
-        error = error_of(status)
+    def _finish(self, run: RunHandle, status: RunStatus, hook: AzureMLHook, history: History) -> JsonObject:
+        error = error_of(status, self.maximum_duration)
         if error is not None:
             raise error
         if phase_of(status.state) is not Phase.COMPLETED:
@@ -186,4 +198,17 @@ class PollRunOperator(TrainingRunOperator):
         self.log.info("Run %s completed in %.1f s.", run.run_id, result.seconds)
         for name, value in sorted(result.metrics.items()):
             self.log.info("  %-24s %.6g", name, value)
+        self._say_phases(history, status, hook, has_record=RUNNER_RECORD in artifacts)
         return result.to_json()
+
+    def _say_phases(self, history: History, status: RunStatus, hook: AzureMLHook, *, has_record: bool) -> None:
+        """Print how long each phase took; it is for people, so what cannot be read is left out."""
+        try:
+            created = hook.look_up(status.run_id).created
+            record = hook.read_json(status.run_id, RUNNER_RECORD) if has_record else {}
+        except ServiceError as error:
+            self.log.info("How long the phases of run %s took cannot be read now. %s", status.run_id, error)
+            return
+        self.log.info("How long it took:")
+        for name, seconds in phase_table(history, created, status, record):
+            self.log.info("  %-24s %10s", name, duration(seconds))

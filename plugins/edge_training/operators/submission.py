@@ -12,7 +12,8 @@ from edge_training.airflow_state import is_still_wanted
 from edge_training.exceptions import ConfigurationError, EdgeTrainingError
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.lifecycle import MAXIMUM_ATTEMPTS, Phase, phase_of, run_id_of
-from edge_training.lineage import run_lineage
+from edge_training.lineage import run_arguments, run_lineage
+from edge_training.links import RunLink
 from edge_training.operators.code import staged_source
 from edge_training.operators.grant import write_grant
 from edge_training.records import BlobManifest, CodeManifest, ComputeTarget, DataGrant
@@ -35,6 +36,7 @@ class TrainingRunOperator(BaseOperator):
     :param project: folder of the scripts folder with ``train.py``.
     :param scripts_folder: ``include/training_scripts``.
     :param parameters: handed to the script.
+    :param policy: settings of the gate and the sandbox, as for ``check_training_code``.
     :param maximum_duration: after this Azure ML ends the run by itself.
     :param data: :class:`~edge_training.records.BlobManifest` of ``verify_blob_data``.
     :param code: :class:`~edge_training.records.CodeManifest` of ``check_training_code``.
@@ -47,6 +49,7 @@ class TrainingRunOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("experiment", "parameters", "data", "code", "compute")
     ui_color = "#d2e3fc"
+    operator_extra_links = (RunLink(),)
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class TrainingRunOperator(BaseOperator):
         code: Any,
         compute: Any,
         parameters: Mapping[str, str | float | bool] | None = None,
+        policy: Mapping[str, Any] | None = None,
         maximum_duration: timedelta = timedelta(hours=6),
         grant_lifetime: timedelta = timedelta(hours=12),
         azure_ml_conn_id: str = "azure_ml",
@@ -75,6 +79,7 @@ class TrainingRunOperator(BaseOperator):
         self.code = code
         self.compute = compute
         self.parameters = dict(parameters or {})
+        self.policy = dict(policy or {})
         self.maximum_duration = maximum_duration
         self.grant_lifetime = grant_lifetime
         self.azure_ml_conn_id = azure_ml_conn_id
@@ -99,7 +104,7 @@ class TrainingRunOperator(BaseOperator):
         """
         data, code = BlobManifest.from_json(self.data), CodeManifest.from_json(self.code)
         compute = ComputeTarget.from_json(self.compute)
-        with staged_source(Path(self.scripts_folder), self.project) as (source, now):
+        with staged_source(Path(self.scripts_folder), self.project, self.policy) as (source, now):
             if now.digest != code.digest:
                 raise ConfigurationError(
                     f"The code of project '{self.project}' has changed since check_training_code looked at it ({code.digest} then, "
@@ -138,9 +143,7 @@ class TrainingRunOperator(BaseOperator):
                 f"The grant on the VM is for data {grant.fingerprint}, the verified data is {data.fingerprint}. "
                 "Clear verify_blob_data together with grant_data_access."
             )
-        named = [f"{name}={value}" for name, value in sorted(self.parameters.items())]
-        parameters = [word for one in named for word in ("--param", one)]
-        return ["--grant", grant.path, "--fingerprint", grant.fingerprint, *parameters]
+        return run_arguments(grant.path, grant.fingerprint, self.parameters)
 
     def _cancel_superseded(self, hook: AzureMLHook, key: str) -> None:
         """Cancel what still runs of a start that a person has replaced by clearing the task.

@@ -4,34 +4,17 @@ import asyncio
 import time
 from typing import Any
 
-from edge_training.exceptions import ServiceError
-from edge_training.records import RunStatus
-from edge_training.triggers.run import RunSource, RunTrigger
+import pytest
 
-
-class Azure:
-    """Answers with what the test has planned: states and errors, in order; the last one stays."""
-
-    def __init__(self, *answers: str | ServiceError) -> None:
-        self.answers = list(answers)
-        self.canceled: list[str] = []
-
-    def get_run(self, run_id: str) -> RunStatus:
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, ServiceError):
-            raise answer
-        return RunStatus(run_id, answer)
-
-    def read_log(self, run_id: str, offset: int) -> bytes:
-        return b""
-
-    def cancel(self, run_id: str) -> None:
-        self.canceled.append(run_id)
+from edge_training.exceptions import ConfigurationError
+from edge_training.triggers.look import RunSource
+from edge_training.triggers.run import RunTrigger
+from tests.unit.triggers.azure import OUTAGE, REFUSED, Azure
 
 
 class Trigger(RunTrigger):
     def __init__(self, azure: Azure, seconds_left: float = 60.0) -> None:
-        super().__init__("run-1", "azure_ml", 0.001, time.time() + seconds_left)
+        super().__init__("run", "azure_ml", 0.001, time.time() + seconds_left, "experiment")
         self.azure = azure
 
     def _source(self) -> RunSource:
@@ -45,27 +28,38 @@ def events(trigger: RunTrigger) -> list[dict[str, Any]]:
     return asyncio.run(asyncio.wait_for(collect(), 30))
 
 
-OUTAGE = ServiceError("503", service="Azure ML", status=503)
-
-
 def test_an_outage_is_waited_out_and_the_end_of_the_run_is_seen() -> None:
-    (event,) = events(Trigger(Azure("Running", OUTAGE, OUTAGE, "Running", OUTAGE, "Completed")))
+    (event,) = events(Trigger(Azure(run=["Running", OUTAGE, OUTAGE, "Running", OUTAGE, "Completed"])))
     assert event["status"]["state"] == "Completed"
+    assert [state for state, _ in event["states"]] == ["Running", "Completed"]
 
 
 def test_an_error_that_does_not_pass_ends_the_waiting_at_once() -> None:
-    refused = ServiceError("403", service="Azure ML", status=403)
-    (event,) = events(Trigger(Azure("Running", refused)))
-    assert event == {"run_id": "run-1", "error": "403", "retryable": False}
+    (event,) = events(Trigger(Azure(run=["Running", REFUSED])))
+    assert event == {"run_id": "run", "error": "403", "retryable": False}
 
 
 def test_an_outage_that_lasts_beyond_the_limit_is_an_error_that_may_be_tried_again() -> None:
-    (event,) = events(Trigger(Azure(OUTAGE), seconds_left=-1.0))
+    (event,) = events(Trigger(Azure(run=[OUTAGE]), seconds_left=-1.0))
     assert event["retryable"] is True
 
 
 def test_a_run_beyond_its_limit_is_cancelled_once() -> None:
-    azure = Azure("Running")
+    azure = Azure(run="Running")
     (event,) = events(Trigger(azure, seconds_left=-1.0))
     assert event["timed_out"] is True
-    assert azure.canceled == ["run-1"]
+    assert azure.canceled == ["run"]
+
+
+def test_a_run_that_does_not_exist_is_an_error_that_does_not_pass() -> None:
+    (event,) = events(Trigger(Azure(other="Running")))
+    assert event == {"run_id": "run", "error": "no run run", "retryable": False}
+
+
+def test_a_connection_that_cannot_be_used_fails_the_trigger_and_keeps_nobody_waiting() -> None:
+    class Unusable(Trigger):
+        def _source(self) -> RunSource:
+            raise ConfigurationError("Connection 'azure_ml' lacks 'login'.")
+
+    with pytest.raises(ConfigurationError, match="lacks 'login'"):
+        events(Unusable(Azure()))

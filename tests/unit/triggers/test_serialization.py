@@ -7,7 +7,7 @@ from airflow.triggers.base import BaseTrigger
 
 from edge_training.triggers.run import RunTrigger
 
-TRIGGERS: list[BaseTrigger] = [RunTrigger("run-1", "azure_ml", 30.0, 1_800_000_000.0)]
+TRIGGERS: list[BaseTrigger] = [RunTrigger("run-1", "azure_ml", 30.0, 1_800_000_000.0, "experiment")]
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: type(trigger).__name__)
