@@ -19,9 +19,12 @@ import pytest
 import requests
 
 from demo import stack
+from demo.metadata_database import MetadataDatabase
 from demo.settings import DAG_ID, PROJECT, DemoSettings
+from local_site import data
 from local_site.site import NAMES
 from tests.running_site import RunningSite, free_ports
+from tests.system import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +40,11 @@ TASKS = (
     "grant_data_access",
     "submit_experiment",
     "poll_run",
+    "audit_egress",
     "register_model",
     "build_and_push_image",
+    "verify_image",
+    "deploy_model",
     "revoke_data_access",
 )
 # What the workspace says, asked through the SDK by a program that knows nothing but the site's variables.
@@ -204,6 +210,15 @@ def interrupt_when_training_begins(machine: Machine) -> subprocess.CompletedProc
     return subprocess.CompletedProcess(command, process.returncode, "".join(lines), "")
 
 
+def by_version(azure_ml: dict[str, Any]) -> dict[int, list[Any]]:
+    """Return the models without the tags that say where they are in service, which move on."""
+    found = {}
+    for name, version, run_id, tags, created in azure_ml["models"]:
+        lasting = {key: value for key, value in tags.items() if not key.startswith("deployed.")}
+        found[version] = [name, version, run_id, lasting, created]
+    return found
+
+
 def living_processes() -> set[Process]:
     found = set()
     for folder in Path("/proc").iterdir():
@@ -289,8 +304,7 @@ def test_azure_ml_holds_the_run_and_the_model_that_the_facts_name(story: Story) 
 
 def test_a_second_demo_makes_the_next_version_and_leaves_the_earlier_ones_alone(story: Story) -> None:
     assert story.second_facts["model"]["version"] == story.first_facts["model"]["version"] + 1
-    earlier = {model[1]: model for model in story.first_azure_ml["models"]}
-    later = {model[1]: model for model in story.second_azure_ml["models"]}
+    earlier, later = by_version(story.first_azure_ml), by_version(story.second_azure_ml)
     assert earlier.items() <= later.items()
     assert set(later) - set(earlier) == {story.second_facts["model"]["version"]}
 
@@ -300,6 +314,36 @@ def test_the_registry_holds_both_images_each_under_a_tag_of_its_own(story: Story
     assert images[0]["tag"] != images[1]["tag"]
     for image in images:
         assert story.machine.registry_digest(image["repository"], image["tag"]) == image["digest"]
+
+
+def test_the_newest_image_was_verified_and_is_in_service_instead_of_the_one_before(story: Story) -> None:
+    first, second = story.first_facts, story.second_facts
+    assert second["deployment"]["digest"] == second["image"]["digest"]
+    assert second["deployment"]["previous"] == first["image"]["digest"]
+    assert second["verification"]["isolation"] == "bubblewrap"
+    where = second["deployment"]["where"]
+    assert where == f"http://127.0.0.1:{story.machine.site.env['LOCAL_SITE_SERVING_PORT']}/score"
+    sample = (PROJECT / "include/training_scripts/breast_cancer/sample_request.json").read_bytes()
+    answer = requests.post(where, data=sample, headers={"Content-Type": "application/json"}, timeout=30)
+    assert answer.json() == second["answer"]["body"]
+    newest = {version: tags for name, version, run_id, tags, created in story.second_azure_ml["models"]}
+    assert newest[second["model"]["version"]]["deployed.local.edge-host"].startswith(second["image"]["digest"])
+
+
+def test_the_buttons_of_the_tasks_lead_to_the_run_the_model_and_the_image(story: Story) -> None:
+    facts, machine = story.second_facts, story.machine
+    run = f"{machine.settings.api_url}/api/v2/dags/{DAG_ID}/dagRuns/{facts['dag_run']}/taskInstances"
+    links: dict[str, str] = {}
+    for task in ("poll_run", "register_model", "build_and_push_image"):
+        answer = requests.get(f"{run}/{task}/links", headers=machine.login(), timeout=10)
+        assert answer.ok, answer.text
+        links |= answer.json()["extra_links"]
+    image, model = facts["image"], facts["model"]
+    assert f"/runs/{facts['run']['id']}?wsid=" in links["Run in Azure ML Studio"]
+    assert f"/model/{model['name']}:{model['version']}/details?wsid=" in links["Model in Azure ML Studio"]
+    assert links["Image in the registry"].endswith(f"/v2/{image['repository']}/manifests/{image['digest']}")
+    plugins = requests.get(f"{machine.settings.api_url}/api/v2/plugins", headers=machine.login(), timeout=10).json()
+    assert "edge_training" in {plugin["name"] for plugin in plugins["plugins"]}
 
 
 def test_everything_listens_on_this_machine_only(story: Story) -> None:
@@ -318,7 +362,7 @@ def test_secrets_can_be_read_by_their_owner_only(story: Story) -> None:
     home = story.machine.settings.airflow_home
     for name in ("secrets.json", "passwords.json"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600, name
-    (database,) = home.glob("postgres-*")
+    (database,) = home.glob("pg-*")
     assert stat.S_IMODE(database.stat().st_mode) == 0o700
 
 
@@ -332,6 +376,35 @@ def test_what_the_tasks_logged_names_no_secret(story: Story) -> None:
     for path in logs:
         text = path.read_text(errors="replace")
         assert not [secret for secret in secrets if secret in text], path
+
+
+def test_nothing_that_was_stored_tells_a_secret_or_a_row_of_the_data(story: Story) -> None:
+    """All that Airflow, Azure ML, the registry and the store of receipts keep; the VM's key is where Azure too keeps it: in its compute."""
+    site, demo = story.machine.site.settings, story.machine.settings
+    env = story.machine.site.env
+    secrets = {
+        name: env[name] for name in ("LOCAL_SITE_BLOB_KEY", "LOCAL_SITE_CLIENT_SECRET", "LOCAL_SITE_REGISTRY_PASSWORD")
+    }
+    keys = {name: Path(env[name]).read_text() for name in ("LOCAL_SITE_VM_KEY_FILE", "LOCAL_SITE_RESIDENCY_KEY_FILE")}
+    # The middle of a key is its secret part, in any quoting.
+    secrets |= {name: text.splitlines()[3] for name, text in keys.items()}
+    secrets["a signed address"] = "sp=r&spr=https"
+    tables = [content for name, content in data.blobs().items() if name.endswith(".csv")]
+    needles = stored.Needles.of(secrets, tables)
+    azure_ml = site.state / "azure_ml"
+    places = [
+        *stored.files_below(demo.airflow_home / "logs"),
+        *stored.files_below(demo.process_logs),
+        *stored.rows_of_sql(MetadataDatabase(demo).url),
+        *stored.rows_of_sqlite(azure_ml / "state.sqlite3", left_out=["computes"]),
+        *stored.files_below(azure_ml / "blobs"),
+        *stored.files_below(azure_ml, "journal*"),
+        *stored.files_below(site.state / "registry" / "data"),
+        *stored.files_below(site.state / "logs", "[!b]*"),  # the blob store's own log is the Stack Hub's
+    ]
+    assert {"table xcom", "table task_instance", "table runs", "table metric_values"} <= {place for place, _ in places}
+    found = [one for place, content in places for one in stored.findings(place, content, needles)]
+    assert found == []
 
 
 def test_a_failing_task_ends_the_demo_with_its_own_words(story: Story) -> None:

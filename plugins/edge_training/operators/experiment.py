@@ -9,7 +9,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from edge_training.airflow_state import is_dag_run_over
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.lifecycle import Action, decide, run_key
-from edge_training.operators.janitor import cancel_abandoned_runs
+from edge_training.operators.leftovers import cancel_abandoned_runs
 from edge_training.operators.submission import TrainingRunOperator
 from edge_training.records import ComputeTarget, DataGrant, RunHandle
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from edge_training import grants
+from edge_training.airflow_state import is_dag_run_over
 from edge_training.exceptions import ConfigurationError
 from edge_training.records import BlobManifest, DataGrant, JsonObject
 
@@ -68,7 +69,7 @@ def write_grant(
     blob_conn_id: str,
     log: Logger,
 ) -> DataGrant:
-    """Put a DAG run's grant on the VM, in place of the one that may be there.
+    """Put a DAG run's grant on the VM, in place of the one that may be there, after removing those that nobody needs any more.
 
     :param manifest: the verified blobs.
     :param lifetime: how long the permission lasts.
@@ -93,10 +94,12 @@ def write_grant(
         manifest,
         lambda name: blobs.sign_read_url(manifest.container, name, expires),
         expires,
+        dag_run=dag_run,
         api_version=blobs.api_version,
         ca_pem=blobs.ca_pem(),
     )
     with TrainingVMHook(training_vm_conn_id) as vm:
+        remove_old_grants(vm, dag_run[0], log)
         path = grants.grant_path(vm.home(), grants.grant_name(*dag_run))
         vm.put_file(content, path, mode=0o600)
         log.info(
@@ -112,7 +115,7 @@ def write_grant(
 
 
 class RevokeDataAccessOperator(BaseOperator):
-    """Removes the DAG run's grant from the training VM, and grants of earlier runs that have expired. A teardown task.
+    """Removes the DAG run's grant from the training VM, and what earlier DAG runs have left there. A teardown task.
 
     It needs nothing from the setup task but the same DAG run, so that it also cleans up after one that died half-way; a grant that
     is not there is fine.
@@ -131,30 +134,31 @@ class RevokeDataAccessOperator(BaseOperator):
         self.training_vm_conn_id = training_vm_conn_id
 
     def execute(self, context: Context) -> None:
-        """Remove this DAG run's grant and the expired ones."""
+        """Remove this DAG run's grant and the old ones."""
         from edge_training.hooks.training_vm import TrainingVMHook
 
         with TrainingVMHook(self.training_vm_conn_id) as vm:
             path = grants.grant_path(vm.home(), grants.grant_name(*_dag_run(context)))
             removed = vm.remove(path)
             self.log.info("%s the grant %s on %s", "Removed" if removed else "There was no more", path, vm.host)
-            expired = remove_expired_grants(vm, datetime.now(UTC))
-            if expired:
-                self.log.warning(
-                    "Removed %d expired grants that earlier runs had left: %s", len(expired), ", ".join(expired)
-                )
+            remove_old_grants(vm, self.dag_id, self.log)
 
 
-def remove_expired_grants(vm: TrainingVMHook, now: datetime) -> list[str]:
-    """Remove the grants whose permission has ended, and return their names.
+def remove_old_grants(vm: TrainingVMHook, dag_id: str, log: Logger) -> list[str]:
+    """Remove the grants that nobody needs any more, and return their names.
 
     :param vm: the training VM.
-    :param now: the present, with time zone.
+    :param dag_id: the site's DAG.
+    :param log: where to say it, each with its reason.
     :raises ComputeError: when the VM cannot be reached.
     """
     home = vm.home()
-    over = grants.over_grants(list_grants(vm), now)
-    return [name for name in over if vm.remove(grants.grant_path(home, name))]
+    removed = []
+    for grant in grants.old_grants(list_grants(vm), datetime.now(UTC), dag_id, is_dag_run_over):
+        if vm.remove(grants.grant_path(home, grant.name)):
+            log.warning("Removed grant %s, which an earlier run had left: %s.", grant.name, grant.reason)
+            removed.append(grant.name)
+    return removed
 
 
 def list_grants(vm: TrainingVMHook) -> list[grants.StoredGrant]:

@@ -238,13 +238,14 @@ class Door:
     opens: bool = False
 
 
-# Each goes through another library below the SDK.
+# Each goes through another library below the SDK, or past it.
 DOORS = {
     "msal": Door("/oauth2/token$", "find_compute", opens=True),
     "azure-core": Door("/workspaces/edge-workspace$", "find_compute", opens=True),
     "requests": Door("/computes/faults\\-vm$", "find_compute"),
-    "msrest": Door("/details$", "get_run"),
-    "msrest in a thread": Door("runs:query$", "active_runs"),
+    "msrest": Door("/runs/[^/]+$", "artifacts"),
+    "msrest in a thread": Door("/metric/.+/list$", "metrics"),
+    "run history": Door("runs:query$", "active_runs"),
     "storage": Door("^/blobs/", "submit"),
     "snapshots": Door("/getblob$", "submit"),
     "execution": Door("/snapshotrun$", "submit"),
@@ -257,7 +258,14 @@ RESET, BUSY, DOWN = {"kind": "reset"}, {"kind": "status", "status": 429}, {"kind
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [*[(name, BUSY) for name in DOORS], ("msrest", RESET), ("requests", RESET), ("storage", RESET), ("msal", DOWN)],
+    [
+        *[(name, BUSY) for name in DOORS],
+        ("msrest", RESET),
+        ("run history", RESET),
+        ("requests", RESET),
+        ("storage", RESET),
+        ("msal", DOWN),
+    ],
 )
 def test_no_layer_of_the_sdk_repeats_a_request_below_us(
     name: str, fault: dict[str, Any], ground: Ground, control: Control, tmp_path: Path
@@ -288,20 +296,20 @@ def test_what_is_refused_is_not_asked_again(status: int, hook: AzureMLHook, grou
 def test_after_a_429_the_next_request_comes_when_the_service_wants_it(
     hook: AzureMLHook, ground: Ground, control: Control
 ) -> None:
-    control.fault("status", "/details$", status=429, retry_after=1)
+    control.fault("status", "/runs/[^/]+$", status=429, retry_after=1)
     assert hook.get_run(ground.ended).state == "Completed"
-    first, second = control.requests("/details$")
+    first, second = control.requests("/runs/[^/]+$")
     assert (first["status"], second["status"]) == (429, 200)
     pause = datetime.fromisoformat(second["time"]) - datetime.fromisoformat(first["time"])
     assert pause >= timedelta(seconds=1)
 
 
 def test_a_service_that_wants_more_time_than_there_is_is_given_up_at_once(ground: Ground, control: Control) -> None:
-    control.fault("status", "/details$", status=429, retry_after=3600, calls=1000)
+    control.fault("status", "/runs/[^/]+$", status=429, retry_after=3600, calls=1000)
     with pytest.raises(ServiceError) as error:
         AzureMLHook(patience=QUICK).get_run(ground.ended)
     assert error.value.status == 429
-    assert len(control.requests("/details$")) == 1
+    assert len(control.requests("/runs/[^/]+$")) == 1
 
 
 def test_a_model_whose_registration_lost_its_answer_is_registered_once(
@@ -355,11 +363,11 @@ def test_a_token_that_ends_between_two_calls_is_replaced_without_a_person(ground
 def test_a_login_that_is_refused_again_is_an_error(hook: AzureMLHook, ground: Ground, control: Control) -> None:
     hook.get_run(ground.ended)
     control.clear()
-    control.fault("status", "/details$", status=401, calls=1000)
+    control.fault("status", "/runs/[^/]+$", status=401, calls=1000)
     with pytest.raises(ServiceError) as error:
         hook.get_run(ground.ended)
     assert (error.value.status, error.value.retryable) == (401, False)
-    assert len(control.requests("/details$")) == 2
+    assert len(control.requests("/runs/[^/]+$")) == 2
 
 
 def test_a_wrong_secret_is_sent_once(
@@ -377,10 +385,43 @@ def test_the_active_runs_of_an_experiment_are_one_request(hook: AzureMLHook, gro
     control.clear()
     active = hook.active_runs(EXPERIMENT)
     assert ground.ended not in active
-    assert active[ground.going_on].state == "Running"
-    assert active[ground.going_on].portal_url
-    assert len(control.requests("runs:query$")) == 1
-    assert {one["path"].rpartition("/")[2] for one in control.requests()} == {"runs:query", EXPERIMENT}
+    assert active[ground.going_on].status.state == "Running"
+    assert active[ground.going_on].compute == "faults-vm"
+    assert f"/runs/{ground.going_on}?wsid=" in active[ground.going_on].status.portal_url
+    assert [one["path"].rpartition("/")[2] for one in control.requests()] == ["runs:query"]
+
+
+def test_runs_that_have_ended_are_found_by_their_ids_in_one_request(
+    hook: AzureMLHook, ground: Ground, control: Control
+) -> None:
+    hook.active_runs(EXPERIMENT)
+    control.clear()
+    found = hook.runs_by_id(EXPERIMENT, [ground.ended, ground.going_on, "never-submitted"])
+    assert {run_id: run.status.state for run_id, run in found.items()} == {
+        ground.ended: "Completed",
+        ground.going_on: "Running",
+    }
+    assert len(control.requests()) == 1
+    assert found[ground.ended].status == hook.get_run(ground.ended)
+
+
+def test_an_experiment_that_does_not_exist_has_no_runs(hook: AzureMLHook, ground: Ground) -> None:
+    assert hook.active_runs("nobody-made-it") == {}
+    assert hook.runs_by_id("nobody-made-it", [ground.ended]) == {}
+
+
+def test_a_log_is_asked_for_where_it_was_found_and_looked_up_anew_when_it_is_not_there_any_more(
+    hook: AzureMLHook, ground: Ground, control: Control
+) -> None:
+    whole = hook.read_log(ground.ended, 0)
+    control.clear()
+    assert hook.read_log(ground.ended, 5) == whole[5:]
+    assert [one["path"].split("/")[1] for one in control.requests()] == ["blobs"]
+    control.clear()
+    control.fault("status", "^/blobs/", status=403)
+    assert hook.read_log(ground.ended, 0) == whole
+    assert len(control.requests("^/blobs/")) == 2
+    assert control.requests("/details$")
 
 
 def test_active_runs_are_found_by_their_tags_in_every_experiment(hook: AzureMLHook, ground: Ground) -> None:

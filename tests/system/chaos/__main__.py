@@ -12,7 +12,9 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,22 +22,28 @@ from demo.errors import DemoError
 from local_site.errors import LocalSiteError
 from tests.system.chaos import report
 from tests.system.chaos.calls import unknown
-from tests.system.chaos.evidence import Evidence, Witness
+from tests.system.chaos.evidence import ENDED, LIST_LEFT, Witness, WitnessError
+from tests.system.chaos.keeper import Keeper
+from tests.system.chaos.lanes import make_lane
 from tests.system.chaos.plan import schedule
-from tests.system.chaos.rounds import Round
+from tests.system.chaos.rounds import Player
 from tests.system.chaos.stack import ChaosStack
 from tests.system.chaos.strikes import Strikes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     from tests.system.chaos.plan import Fault
     from tests.system.chaos.rounds import Outcome
 
+    Round = tuple[int, tuple[Fault, ...]]
+
 VIOLATED = 1
 BROKEN = 2
 INTERRUPTED = 130
 LARGEST_SEED = 10**6
+LANES = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         plan = schedule(options.rounds, seed, options.only)
-        return Chaos(seed, options.json, keep=options.keep).play(plan)
-    except (DemoError, LocalSiteError, ValueError) as error:
+        return Chaos(seed, options.json, options.lanes, keep=options.keep).play(plan)
+    except (DemoError, LocalSiteError, WitnessError, ValueError) as error:
         print(f"\nError: {error}", file=sys.stderr)
         return BROKEN
     except KeyboardInterrupt:
@@ -66,24 +74,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", default=[], help="only faults with this in their name; may be repeated"
     )
+    parser.add_argument("--lanes", type=int, default=LANES, help=f"how many DAG runs go on at once ({LANES})")
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs; violations keep it too")
     return parser
 
 
 class Chaos:
-    """Plays a schedule.
+    """Plays a schedule in several lanes at once.
 
     :param seed: is printed, so that the schedule can be played again.
     :param json_file: where to write the outcomes, or ``None``.
+    :param lanes: how many DAG runs go on at once.
     :param keep: whether to keep the folder with all logs.
     """
 
-    def __init__(self, seed: int, json_file: Path | None, *, keep: bool) -> None:
+    def __init__(self, seed: int, json_file: Path | None, lanes: int, *, keep: bool) -> None:
         self._seed = seed
         self._json = json_file
+        self._lanes = lanes
         self._keep = keep
         self._notes: list[str] = []
         self._outcomes: list[Outcome] = []
+        self._ended_by_themselves: list[str] = []
+        self._abandoned = threading.Event()
 
     def play(self, plan: list[tuple[Fault, ...]]) -> int:
         """Play all rounds and tell.
@@ -92,7 +105,7 @@ class Chaos:
         """
         # Not below the project, and readable for the account of the VM.
         folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-        stack = ChaosStack(folder)
+        stack = ChaosStack(folder, lambda place: [make_lane(place, f"lane_{n + 1}") for n in range(self._lanes)])
         begin = time.monotonic()
         try:
             self._rounds(stack, plan)
@@ -100,6 +113,9 @@ class Chaos:
             self._keep = True
             raise
         finally:
+            # A second signal would leave everything running.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
             stack.down()
             self._tell(time.monotonic() - begin)
             if self._keep or self._violated:
@@ -113,26 +129,79 @@ class Chaos:
         return any(not outcome.recovered for outcome in self._outcomes) or bool(self._notes)
 
     def _rounds(self, stack: ChaosStack, plan: list[tuple[Fault, ...]]) -> None:
-        _say(f"seed {self._seed}, {len(plan)} rounds, {report.machine()}")
+        _say(f"seed {self._seed}, {len(plan)} rounds, {self._lanes} lanes, {report.machine()}")
         stack.up()
-        strikes, witness = Strikes(stack), Witness(stack)
-        outcome, evidence = Round(stack, strikes, witness, 0, ()).play(Evidence())
+        with Keeper(stack) as keeper, ThreadPoolExecutor(self._lanes) as pool:
+            strikes = Strikes(stack, keeper)
+            players = [Player(stack, lane, strikes) for lane in stack.lanes]
+            undisturbed = list(pool.map(lambda player: self._play(player, 0, ()), players))
+            if not all(outcome.recovered for outcome in undisturbed):
+                raise DemoError("The undisturbed rounds did not go well already, so the others would show nothing.")
+            self._notes += self._strangers(stack, strikes)
+            rounds = enumerate(plan, start=1)
+            turn = threading.Lock()
+
+            def play_on(player: Player) -> None:
+                while (one := _next(rounds, turn)) is not None and keeper.error is None:
+                    self._outcomes.append(self._play(player, *one))
+
+            try:
+                for done in [pool.submit(play_on, player) for player in players]:
+                    done.result()
+            except BaseException:
+                self._abandoned.set()
+                raise
+        if keeper.error is not None:
+            raise DemoError(f"What had been killed could not be started again: {keeper.error}") from keeper.error
+        self._notes += self._last_look(stack)
+        self._ended_by_themselves = [name for _, name in keeper.by_itself]
+
+    def _play(self, player: Player, number: int, faults: tuple[Fault, ...]) -> Outcome:
+        if self._abandoned.is_set():
+            raise DemoError("Another lane has given up.")
+        try:
+            outcome = player.play(number, faults)
+        except BaseException:
+            self._abandoned.set()
+            raise
         _say(report.line(outcome))
-        if not outcome.recovered:
-            raise DemoError("The undisturbed round did not go well already, so the others would show nothing.")
-        self._notes = [f"no fault disturbs {request}" for request in unknown(outcome.requests)]
-        for number, faults in enumerate(plan, start=1):
-            outcome, evidence = Round(stack, strikes, witness, number, faults).play(evidence)
-            self._outcomes.append(outcome)
-            _say(report.line(outcome))
+        return outcome
+
+    def _strangers(self, stack: ChaosStack, strikes: Strikes) -> list[str]:
+        """Return what the undisturbed DAG runs asked for and no fault disturbs."""
+        journal = strikes.control("GET", "journal")["requests"]
+        found = unknown("azure-ml", [(one["method"], one["path"]) for one in journal])
+        for service, proxy in stack.proxies.items():
+            found += unknown(service, proxy.requests)
+        return [f"no fault disturbs {request}" for request in found]
+
+    def _last_look(self, stack: ChaosStack) -> list[str]:
+        """Return what is left though no DAG run goes on any more."""
+        left = set(stack.site.ssh(LIST_LEFT).stdout.split())
+        runs = {
+            f"{run} ({state})"
+            for lane in stack.lanes
+            for run, state in Witness(stack, lane).look().runs.items()
+            if state not in ENDED
+        }
+        return [f"at the very end there is still {what}" for what in sorted(left | runs)]
 
     def _tell(self, seconds: float) -> None:
-        if self._outcomes:
-            _say("\n" + report.table(self._outcomes) + "\n\n" + report.summary(self._outcomes, self._seed, seconds))
+        outcomes = sorted(self._outcomes, key=lambda outcome: outcome.number)
+        if outcomes:
+            _say("\n" + report.table(outcomes) + "\n\n" + report.summary(outcomes, self._seed, seconds))
+        if self._ended_by_themselves:
+            _say(f"ended though nobody had killed them: {', '.join(self._ended_by_themselves)}")
         for note in self._notes:
             _say(f"!! {note}")
         if self._json is not None:
-            report.write(self._json, self._outcomes, self._seed, seconds, self._notes)
+            report.write(self._json, outcomes, self._seed, seconds, self._notes)
+
+
+def _next(rounds: Iterator[Round], turn: threading.Lock) -> Round | None:
+    """Return the next round that no lane has taken yet."""
+    with turn:
+        return next(rounds, None)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The remote calls of the pipeline: what the SDK, the hooks and the run itself ask Azure ML for, and in which step."""
+"""The remote calls of the pipeline: what the SDK, the hooks and the run itself ask each service for, and in which step."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ SUBMIT = "submit_experiment"
 POLL = "poll_run"
 REGISTER = "register_model"
 BUILD = "build_and_push_image"
+VERIFY = "verify_blob_data"
+BASE = "resolve_base_image"
+REGISTRY = "registry"
+BLOB = "blob"
 EVERY = (COMPUTE, SUBMIT, POLL, REGISTER, BUILD)
 
 # What has to be so before a round, that a call is made at all.
@@ -22,9 +26,10 @@ class Call:
     """One kind of request.
 
     :param name: what a person calls it.
-    :param path: a regular expression, found anywhere in the request's path.
+    :param path: a regular expression, found anywhere in the request's path; of registry and blobs, with its query.
     :param steps: the tasks that make it; the run itself goes on during ``poll_run``.
     :param needs: what has to be prepared, or ``""``.
+    :param service: who is asked: ``azure-ml``, ``registry`` or ``blob``.
     """
 
     name: str
@@ -32,6 +37,12 @@ class Call:
     path: str
     steps: tuple[str, ...]
     needs: str = ""
+    service: str = "azure-ml"
+
+    @property
+    def title(self) -> str:
+        """What it is called among those of all services."""
+        return self.name if self.service == "azure-ml" else f"{self.service}, {self.name}"
 
     def matches(self, method: str, path: str) -> bool:
         """Tell whether a request is of this kind."""
@@ -74,16 +85,41 @@ CALLS = (
     Call("make the version", "POST", r"/modelmanagement/.*/models$", (REGISTER,)),
     Call("find the version", "GET", r"/modelmanagement/.*/models/[^/]+$", (BUILD,)),
     Call("find the version's asset", "GET", r"/modelmanagement/.*/assets/[^/]+$", (BUILD,)),
+    Call("complete an earlier version", "PATCH", r"/modelmanagement/.*/models/[^/]+$", (REGISTER,)),
+    Call("log in", "GET", r"^/v2/$", (BASE, REGISTER, BUILD), service=REGISTRY),
+    Call("find an image", "GET", r"/manifests/", (BASE, REGISTER, BUILD), service=REGISTRY),
+    Call("read an image's settings", "GET", r"/blobs/sha256:", (BASE, BUILD), service=REGISTRY),
+    Call("look for a layer", "HEAD", r"/blobs/sha256:", (BUILD,), service=REGISTRY),
+    Call("look for the tag", "HEAD", r"/manifests/v\d+$", (BUILD,), service=REGISTRY),
+    Call("begin to send a layer", "POST", r"/blobs/uploads/$", (BUILD,), service=REGISTRY),
+    Call("send a layer", "PUT", r"/blobs/uploads/", (BUILD,), service=REGISTRY),
+    Call("send the image", "PUT", r"/manifests/sha256:", (BUILD,), service=REGISTRY),
+    Call("set the tag", "PUT", r"/manifests/v\d+$", (BUILD,), service=REGISTRY),
+    Call("list the blobs", "GET", r"[?&]comp=list", (VERIFY,), service=BLOB),
+    Call("read the schema", "GET", r"/schema\.json$", (VERIFY,), service=BLOB),
+    Call("read a blob's head", "GET", r"\.csv$", (VERIFY,), service=BLOB),
+    Call("reach the account from the VM", "GET", r"^/[^/?]+$", (COMPUTE,), service=BLOB),
+    Call("fetch a blob in the run", "GET", r"\.csv\?", (POLL,), service=BLOB),
 )
 
 # Made by the very first DAG run only, which nothing disturbs.
-ONCE = (Call("make the experiment", "POST", r"/history/v1\.0/.*/experiments/[^/]+$", (SUBMIT,)),)
+ONCE = (
+    Call("make the experiment", "POST", r"/history/v1\.0/.*/experiments/[^/]+$", (SUBMIT,)),
+    Call("take over a layer of the base", "POST", r"/blobs/uploads/\?mount=", (BUILD,), service=REGISTRY),
+)
 
 
-def unknown(requests: list[tuple[str, str]]) -> list[str]:
+def unknown(service: str, requests: list[tuple[str, str]]) -> list[str]:
     """Return the requests that no kind of call stands for, each once.
 
+    :param service: who was asked.
     :param requests: method and path of each.
     """
-    known = CALLS + ONCE
-    return sorted({f"{how} {path}" for how, path in requests if not any(call.matches(how, path) for call in known)})
+    known = [call for call in CALLS + ONCE if call.service == service]
+    # Without the query, which may carry a signature.
+    strange = {
+        f"{how} {path.partition('?')[0]}"
+        for how, path in requests
+        if not any(call.matches(how, path) for call in known)
+    }
+    return sorted(f"{service}: {request}" for request in strange)

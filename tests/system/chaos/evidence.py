@@ -1,33 +1,56 @@
-"""What a DAG run has left, asked from outside: the workspace through its SDK, the registry's disk, the VM over SSH; and the verdict."""
+"""What a DAG run has left, seen from outside: the stand-in's and the registry's disks, the VM over SSH; and the verdict.
+
+Nothing is asked over HTTP: a service may be down at this moment for another lane's sake, and a fault that waits for a call of the
+pipeline shall not be met by the one who judges.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-import warnings
+import sqlite3
+import time
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from edge_training.grants import grant_name
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.system.chaos.lanes import Lane
     from tests.system.chaos.stack import ChaosStack
 
-EXPERIMENT = "breast-cancer"
-MODEL = "breast-cancer"
-REPOSITORY = "models/breast-cancer"
 ENDED = {"Completed", "Failed", "Canceled"}
-# Grants, and the training data that a run fetches; the empty file that keeps two runs apart may stay.
-LIST_LEFT = "find .edge-training -type f ! -name lock 2>/dev/null; true"
+# Until a run that was cancelled has ended, and until the VM lets somebody in again.
+SETTLE_SECONDS = 20.0
+PAUSE_SECONDS = 0.5
+DATABASE_SECONDS = 30.0
+# All grants; and the files of training runs that live no more: those that do hold the lock of their folder.
+LIST_LEFT = """
+cd .edge-training 2>/dev/null || exit 0
+ls grants 2>/dev/null
+for folder in work/run-*; do
+  [ -e "$folder/lock" ] && flock -n "$folder/lock" true && find "$folder" -type f ! -name lock
+done
+true
+"""
+
+
+class WitnessError(Exception):
+    """What has to be looked at cannot be."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that there is at one moment.
+    """Everything that there is of a lane at one moment.
 
     :param runs: run id → state.
     :param models: ``name:version`` → the id of the run that made it.
     :param images: the digests of all images in the repository, also of those without a tag.
     :param tags: tag → digest.
-    :param left: grants and training data that lie on the VM.
+    :param left: the DAG run's grant and training data of runs that are over, as far as they lie on the VM.
     """
 
     runs: dict[str, str] = field(default_factory=dict)
@@ -43,8 +66,13 @@ class Evidence:
             models={model: run for model, run in self.models.items() if model not in before.models},
             images=self.images - before.images,
             tags={tag: digest for tag, digest in self.tags.items() if before.tags.get(tag) != digest},
-            left=tuple(path for path in self.left if path not in before.left),
+            left=self.left,
         )
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something may still go away by itself in a moment."""
+        return bool(self.left) or any(state not in ENDED for state in self.runs.values())
 
 
 @dataclass(frozen=True)
@@ -64,52 +92,79 @@ class Told:
 
 
 class Witness:
-    """Gathers evidence.
+    """Gathers evidence of one lane.
 
-    :param stack: where to look; all of its services have to run.
+    :param stack: where to look.
+    :param lane: the lane.
     """
 
-    def __init__(self, stack: ChaosStack) -> None:
+    def __init__(self, stack: ChaosStack, lane: Lane) -> None:
         self._stack = stack
-        self._registry = stack.site_settings.state / "registry/data/docker/registry/v2/repositories" / REPOSITORY
+        self._site = lane.site
+        self._dag_id = lane.dag_id
+        self.database = stack.site_settings.azure_ml / "state.sqlite3"
+        self._blobs = stack.site_settings.state / "registry/data/docker/registry/v2/blobs/sha256"
+        self._registry = self._blobs.parents[1] / "repositories" / self._site.image.repository
 
-    @cached_property
-    def workspace(self) -> Any:
-        """The workspace, as a program sees it that knows nothing but the site's variables."""
-        warnings.simplefilter("ignore")
-        from azureml.core import Workspace
-        from azureml.core.authentication import ServicePrincipalAuthentication
+    def look(self, dag_run_id: str = "") -> Evidence:
+        """Return what there is, after waiting a little for what is about to go away.
 
-        env = self._stack.variables
-        login = ServicePrincipalAuthentication(
-            env["LOCAL_SITE_TENANT_ID"],
-            env["LOCAL_SITE_CLIENT_ID"],
-            env["LOCAL_SITE_CLIENT_SECRET"],
-            cloud=env["AZUREML_CURRENT_CLOUD"],
-        )
-        names = ("LOCAL_SITE_SUBSCRIPTION_ID", "LOCAL_SITE_RESOURCE_GROUP", "LOCAL_SITE_WORKSPACE")
-        return Workspace(*(env[name] for name in names), auth=login)
-
-    def look(self) -> Evidence:
-        """Return what there is now."""
-        from azureml.core import Model
-
-        experiments = self.workspace.experiments.values()
-        return Evidence(
-            runs={run.id: run.status for experiment in experiments for run in experiment.get_runs()},
-            models={model.id: model.run_id or "" for model in Model.list(self.workspace, name=MODEL)},
-            images=frozenset(link.parent.name for link in self._registry.glob("_manifests/revisions/sha256/*/link")),
-            tags={
-                link.parents[1].name: link.read_text().removeprefix("sha256:")
-                for link in self._registry.glob("_manifests/tags/*/current/link")
-            },
-            left=tuple(self._stack.site.ssh(LIST_LEFT).stdout.split()),
-        )
+        :param dag_run_id: the DAG run that has just ended; without one, nobody's grants are looked for.
+        :raises WitnessError: when the VM lets nobody in.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            found = self._look(dag_run_id)
+            if not found.unsettled or time.monotonic() > deadline:
+                return found
+            time.sleep(PAUSE_SECONDS)
 
     def detach(self) -> None:
         """Take the VM out of the workspace."""
-        for compute in self.workspace.compute_targets.values():
-            compute.detach()
+        self._query("delete from computes where name = ?", self._site.compute.name)
+
+    def _look(self, dag_run_id: str) -> Evidence:
+        runs = self._query(
+            "select run_id, status from runs join experiments using (experiment_id) where experiments.name = ?",
+            self._site.training.experiment,
+        )
+        models = self._query("select model_id, run_id from models where name = ?", self._site.model.name)
+        return Evidence(
+            runs=dict(runs),
+            models={model: run or "" for model, run in models},
+            images=frozenset(
+                link.parent.name
+                for link in self._registry.glob("_manifests/revisions/sha256/*/link")
+                if self._is_image(link.parent.name)
+            ),
+            tags={
+                link.parents[1].name: link.read_text().removeprefix("sha256:")
+                for link in self._registry.glob("_manifests/tags/v*/current/link")
+            },
+            left=self._left(dag_run_id),
+        )
+
+    def _is_image(self, digest: str) -> bool:
+        """Tell an image from what refers to one, such as its list of parts."""
+        manifest: dict[str, Any] = json.loads(self._data(digest).read_text())
+        return "layers" in manifest and "subject" not in manifest
+
+    def _data(self, digest: str) -> Path:
+        return self._blobs / digest[:2] / digest / "data"
+
+    def _left(self, dag_run_id: str) -> tuple[str, ...]:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while (done := self._stack.site.ssh(LIST_LEFT)).returncode:
+            if time.monotonic() > deadline:
+                raise WitnessError(f"The VM lets nobody in, so nobody can say what is left there: {done.stderr}")
+            time.sleep(PAUSE_SECONDS)
+        mine = grant_name(self._dag_id, dag_run_id)
+        # Other lanes' DAG runs go on, and have grants of their own.
+        return tuple(path for path in done.stdout.split() if "/" in path or path == mine)
+
+    def _query(self, statement: str, value: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.database, timeout=DATABASE_SECONDS)) as connection, connection:
+            return connection.execute(statement, (value,)).fetchall()
 
 
 def judge(told: Told, new: Evidence) -> list[str]:

@@ -40,6 +40,7 @@ KILLS = {
     "api-server": ("grant_data_access", *WAITING, "build_and_push_image"),
     "azure-ml": ("ensure_compute_attached", *WAITING, "build_and_push_image"),
     "sshd": ("ensure_compute_attached", "grant_data_access", "revoke_data_access", *WAITING),
+    "blob": ("verify_blob_data", "ensure_compute_attached", "poll_run", ANY),
     "registry": ("resolve_base_image", "build_and_push_image", "build_and_push_image", ANY),
 }
 SECOND_FAULT = 0.3
@@ -99,12 +100,14 @@ def schedule(rounds: int, seed: int, only: Sequence[str] = ()) -> list[tuple[Fau
     decks = [deck for faults in (_kills(chance), _injections(chance)) if (deck := _named(faults, only))]
     if not decks:
         raise ValueError(f"No fault has a name with {' or '.join(only)} in it.")
-    drawn = [_forever(deck) for deck in decks]
+    endless = [_forever(deck) for deck in decks]
     plan = []
     for number in range(rounds):
-        faults = [next(drawn[number % len(drawn)])]
-        if chance.random() < SECOND_FAULT:
-            faults.append(next(drawn[chance.randrange(len(drawn))]))
+        drawn = endless[number % len(endless)]
+        faults = [next(drawn)]
+        # There are more calls than processes, and two that fail are as well survived as one.
+        if faults[0].kind != KILL or chance.random() < SECOND_FAULT:
+            faults.append(next(drawn))
         plan.append(tuple(_timed(fault, chance) for fault in faults))
     return plan
 
@@ -116,11 +119,14 @@ def _kills(chance: random.Random) -> list[Fault]:
 
 
 def _injections(chance: random.Random) -> list[Fault]:
-    """Return every injection, so that each kind has its turn before one comes again."""
-    by_kind = [
-        [Fault(kind, call.name, chance.choice(call.steps)) for call in _shuffled(CALLS, chance)] for kind in INJECTIONS
+    """Return every injection: all calls in turn, each time in another way, until every call has failed in every way."""
+    calls = _shuffled(CALLS, chance)
+    turns = range(len(INJECTIONS))
+    return [
+        Fault(INJECTIONS[(place + turn) % len(INJECTIONS)], call.title, chance.choice(call.steps))
+        for turn in turns
+        for place, call in enumerate(calls)
     ]
-    return _dealt(_shuffled(by_kind, chance))
 
 
 def _dealt(decks: Iterable[list[Fault]]) -> list[Fault]:

@@ -68,10 +68,9 @@ def line(outcome: Outcome) -> str:
     state = (
         "ok" if outcome.recovered else f"{outcome.told.state}: VIOLATION" if outcome.violations else outcome.told.state
     )
-    head = f"{outcome.number:4d}  {state:<10}{outcome.seconds:6.1f} s  {outcome.retries} retries  {faults}"
+    head = f"{outcome.number:4d}  {outcome.lane:<8}  {state:<10}{outcome.seconds:6.1f} s  {outcome.retries} retries  {faults}"
     more = [f"!! {sentence}" for sentence in outcome.violations]
     more += [f"failed {task}: {text[:300]}" for task, text in outcome.said.items()]
-    more += [f"{name} ended by itself" for name in outcome.by_itself]
     return "\n".join([head, *(f"      {sentence}" for sentence in more)])
 
 
@@ -95,7 +94,10 @@ def summary(outcomes: Sequence[Outcome], seed: int, seconds: float) -> str:
     failed = [outcome.number for outcome in outcomes if outcome.told.state == "failed"]
     recovered = sum(outcome.recovered for outcome in outcomes)
     counts = f"{recovered} recovered, {len(failed)} failed, {len(violated)} with violations"
+    unmet = [outcome.number for outcome in outcomes if not any(one.hit for one in outcome.struck)]
     lines = [f"{len(outcomes)} rounds with seed {seed} in {seconds:.0f} s on {machine()}: {counts}"]
+    if unmet:
+        lines.append(f"  rounds {', '.join(map(str, unmet))}: no fault was met")
     by_error: dict[str, list[int]] = defaultdict(list)
     for outcome in outcomes:
         for task, text in outcome.said.items():
@@ -114,6 +116,7 @@ def write(path: Path, outcomes: Sequence[Outcome], seed: int, seconds: float, no
         "recovered": sum(outcome.recovered for outcome in outcomes),
         "failed": sum(outcome.told.state == "failed" for outcome in outcomes),
         "violations": sum(bool(outcome.violations) for outcome in outcomes),
+        "unmet": sum(not any(one.hit for one in outcome.struck) for outcome in outcomes),
         "notes": list(notes),
         "table": [asdict(row) for row in rows(outcomes)],
         "outcomes": [outcome.as_json() for outcome in outcomes],

@@ -1,29 +1,32 @@
-"""One round: a DAG run, the faults it gets, the supervisor that starts again what has died, and what came of it."""
+"""One round: a DAG run in its lane, the faults it gets, and what came of it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from demo.errors import DemoError
-from demo.settings import DAG_ID
-from tests.system.chaos.evidence import Evidence, Told, judge
+from tests.system.chaos.evidence import Evidence, Told, Witness, judge
 from tests.system.chaos.plan import ANY, KILL
-from tests.system.chaos.strikes import NotNowError, needs_of, prepare, wish_of
+from tests.system.chaos.strikes import NotNowError, needs_of, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from demo.api import TaskState
-    from tests.system.chaos.evidence import Witness
+    from tests.system.chaos.lanes import Lane
     from tests.system.chaos.plan import Fault
     from tests.system.chaos.stack import ChaosStack
     from tests.system.chaos.strikes import Strikes
 
-ROUND_SECONDS = 180.0
-# Until every service answers again after a round.
-CALM_SECONDS = 30.0
+Answer = TypeVar("Answer")
+# How the API's client says that nobody answers, or that the server could not.
+PASSING = ("does not answer", " with 500", " with 503", "refused the login")
+ROUND_SECONDS = 300.0
+# Until a service answers again that another lane has killed.
+CALM_SECONDS = 60.0
 GIVE_UP_SECONDS = 60.0
 TICK_SECONDS = 0.15
 OVER = {"success", "failed"}
@@ -44,8 +47,6 @@ class Struck:
     when: float | None = None
     during: tuple[str, ...] = ()
     hit: bool = False
-    undo: Callable[[], None] | None = None
-    undone: bool = False
 
     @property
     def step(self) -> str:
@@ -59,24 +60,22 @@ class Struck:
 class Outcome:
     """What came of a round.
 
+    :param lane: where it was played.
     :param retries: tries beyond the first, of all tasks.
-    :param by_itself: processes that ended though nobody killed them.
     :param said: the last error of each task that failed.
     :param new: what there is more than before.
-    :param requests: method and path of all that Azure ML was asked for.
     """
 
     number: int
     struck: list[Struck]
     told: Told
+    lane: str = ""
     seconds: float = 0.0
     retries: int = 0
     dag_run_id: str = ""
     violations: list[str] = field(default_factory=list)
-    by_itself: list[str] = field(default_factory=list)
     said: dict[str, str] = field(default_factory=dict)
     new: Evidence = field(default_factory=Evidence)
-    requests: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def recovered(self) -> bool:
@@ -98,6 +97,7 @@ class Outcome:
         ]
         return {
             "round": self.number,
+            "lane": self.lane,
             "dag_run_id": self.dag_run_id,
             "faults": faults,
             "state": self.told.state,
@@ -105,7 +105,6 @@ class Outcome:
             "retries": self.retries,
             "recovered": self.recovered,
             "violations": self.violations,
-            "ended_by_itself": self.by_itself,
             "errors": self.said,
             "runs": self.new.runs,
             "models": self.new.models,
@@ -113,78 +112,100 @@ class Outcome:
         }
 
 
+class Player:
+    """Plays rounds in one lane, one after the other, in a thread of its own.
+
+    :param stack: everything.
+    :param lane: the lane.
+    :param strikes: bring the faults about.
+    """
+
+    def __init__(self, stack: ChaosStack, lane: Lane, strikes: Strikes) -> None:
+        self.api = stack.new_api()
+        self.lane = lane
+        self.strikes = strikes
+        self.witness = Witness(stack, lane)
+        self.before = Evidence()
+
+    def play(self, number: int, faults: tuple[Fault, ...]) -> Outcome:
+        """Play one round.
+
+        :param number: the round's.
+        :param faults: what goes wrong in it.
+        """
+        return Round(self, number, faults).play()
+
+
 class Round:
     """Plays one round.
 
+    :param player: who plays it.
     :param faults: what goes wrong in it.
     """
 
-    def __init__(
-        self, stack: ChaosStack, strikes: Strikes, witness: Witness, number: int, faults: tuple[Fault, ...]
-    ) -> None:
-        self._stack = stack
-        self._strikes = strikes
-        self._witness = witness
+    def __init__(self, player: Player, number: int, faults: tuple[Fault, ...]) -> None:
+        self._api = player.api
+        self._dag_id = player.lane.dag_id
+        self._player = player
+        self._strikes = player.strikes
         self._number = number
         self._struck = [Struck(fault) for fault in faults]
         self._due: dict[int, float] = {}
-        self._by_itself: list[str] = []
         self._tasks: list[TaskState] = []
         self._begin = 0.0
 
-    def play(self, before: Evidence) -> tuple[Outcome, Evidence]:
-        """Trigger a DAG run, wait for its end, and look at what it left.
-
-        :param before: what there was before.
-        :return: the outcome, and what there is now.
-        """
+    def play(self) -> Outcome:
+        """Trigger a DAG run, wait for its end, and look at what it left."""
+        player = self._player
         needs = {needs_of(one.fault) for one in self._struck}
-        prepare(self._stack, needs, self._number, self._witness.detach)
-        # The harness' own questions, and the rounds before, are not the pipeline's.
-        self._strikes.control("DELETE", "journal")
-        dag_run_id = self._stack.api.trigger(DAG_ID)
+        prepare(player.lane, needs, self._number, player.witness.detach)
+        dag_run_id = _patiently(self._trigger)
         self._begin = time.monotonic()
-        try:
-            state = self._watch(dag_run_id)
-            seconds = time.monotonic() - self._begin
-        finally:
-            self._undo(all_of_them=True)
-        self._calm()
+        state = self._watch(dag_run_id)
+        seconds = time.monotonic() - self._begin
         self._note_hits()
-        requests = self._strikes.control("GET", "journal")["requests"]
-        after = self._witness.look()
-        new = after.since(before)
-        told = self._told(dag_run_id, state)
-        said = self._errors(dag_run_id)
-        if state not in OVER:
-            after = self._give_up(dag_run_id)
-        return Outcome(
+        after = player.witness.look(dag_run_id)
+        told = _patiently(lambda: self._told(dag_run_id, state))
+        outcome = Outcome(
             number=self._number,
             struck=self._struck,
             told=told,
+            lane=player.lane.name,
             seconds=seconds,
-            retries=sum(max(task.try_number - 1, 0) for task in self._tasks),
             dag_run_id=dag_run_id,
-            violations=judge(told, new),
-            by_itself=self._by_itself,
-            said=said,
-            new=new,
-            requests=[(one["method"], one["path"]) for one in requests],
-        ), after
+            said=_patiently(lambda: self._errors(dag_run_id)),
+            new=after.since(player.before),
+        )
+        outcome.retries = sum(max(task.try_number - 1, 0) for task in self._tasks)
+        outcome.violations = judge(told, outcome.new)
+        if state not in OVER:
+            self._give_up(dag_run_id)
+            after = player.witness.look(dag_run_id)
+        player.before = after
+        return outcome
+
+    def _trigger(self) -> str:
+        """Start a DAG run of a name that is known before, so that it is one DAG run also when the answer is lost."""
+        dag_run_id = f"chaos_{self._number}"
+        self._api._send("PATCH", f"/dags/{self._dag_id}", {"is_paused": False})
+        try:
+            self._api._send("POST", f"/dags/{self._dag_id}/dagRuns", {"logical_date": None, "dag_run_id": dag_run_id})
+        except DemoError as error:
+            if " with 409" not in str(error):
+                raise
+        return dag_run_id
 
     def _watch(self, dag_run_id: str) -> str:
         state = "queued"
         while state not in OVER and time.monotonic() - self._begin < ROUND_SECONDS:
             try:
-                state, _ = self._stack.api.run_state(DAG_ID, dag_run_id)
-                self._tasks = self._stack.api.tasks(DAG_ID, dag_run_id)
+                state, _ = self._api.run_state(self._dag_id, dag_run_id)
+                self._tasks = self._api.tasks(self._dag_id, dag_run_id)
             except DemoError:
                 # The API server is one of those that are killed.
                 pass
             for index, one in enumerate(self._struck):
                 self._strike(index, one)
-            self._undo()
-            self._supervise()
             time.sleep(TICK_SECONDS)
         return state
 
@@ -199,7 +220,7 @@ class Round:
         if time.monotonic() < self._due[index]:
             return
         try:
-            one.undo = self._strikes.strike(one.fault)
+            self._strikes.strike(one.fault)
         except NotNowError:
             return
         one.when = round(time.monotonic() - self._begin, 2)
@@ -214,85 +235,62 @@ class Round:
         wanted = STARTED if fault.kind == KILL else STARTED | {"scheduled"}
         return states.get(fault.step, "") in wanted
 
-    def _undo(self, *, all_of_them: bool = False) -> None:
-        for one in self._struck:
-            if one.undo is None or one.undone or one.when is None:
-                continue
-            if all_of_them or time.monotonic() - self._begin > one.when + one.fault.down:
-                one.undo()
-                one.undone = True
-
-    def _supervise(self) -> None:
-        """Start again what has ended by itself, as a supervisor does with every service."""
-        if any(one.undo is not None and not one.undone for one in self._struck):
-            return
-        for name in self._stack.names():
-            if not self._stack.runs(name):
-                self._by_itself.append(name)
-                self._stack.start_again(name)
-
-    def _calm(self) -> None:
-        """Wait until the API server and the stand-in answer again."""
-        deadline = time.monotonic() + CALM_SECONDS
-        while True:
-            self._supervise()
-            try:
-                self._stack.api.run_state(DAG_ID, "~")
-                self._strikes.control("GET", "faults")
-            except NotNowError:
-                pass
-            except DemoError as error:
-                if "does not answer" not in str(error):
-                    return
-            else:
-                return
-            if time.monotonic() > deadline:
-                raise DemoError(f"Airflow or Azure ML does not answer {CALM_SECONDS:.0f} s after round {self._number}.")
-            time.sleep(TICK_SECONDS)
-
     def _note_hits(self) -> None:
-        waiting = self._strikes.control("GET", "faults")["faults"]
-        self._strikes.control("DELETE", "faults")
         for one in self._struck:
             if one.fault.kind != KILL and one.when is not None:
-                wish = wish_of(one.fault)
-                left = [
-                    fault["calls"]
-                    for fault in waiting
-                    if (fault["method"], fault["path"]) == (wish["method"], wish["path"])
-                ]
-                one.hit = sum(left) < one.fault.calls
+                one.hit = _patiently(partial(self._strikes.met, one.fault))
 
     def _told(self, dag_run_id: str, state: str) -> Told:
         if state != "success":
             return Told(state)
-        run, model, image = (
-            self._stack.api.xcom(DAG_ID, dag_run_id, task)
-            for task in ("poll_run", "register_model", "build_and_push_image")
-        )
+        try:
+            run, model, image = (
+                self._api.xcom(self._dag_id, dag_run_id, task)
+                for task in ("poll_run", "register_model", "build_and_push_image")
+            )
+        except DemoError as error:
+            if "handed on nothing" not in str(error):
+                raise
+            return Told(state)  # which names nothing that there is, and is judged so
         return Told(state, run["run_id"], f"{model['name']}:{model['version']}", image["digest"])
 
-    def _give_up(self, dag_run_id: str) -> Evidence:
+    def _give_up(self, dag_run_id: str) -> None:
         """End a DAG run that takes too long, so that the next round is not blamed for what it does."""
-        self._stack.api._send("PATCH", f"/dags/{DAG_ID}/dagRuns/{dag_run_id}", {"state": "failed"})
+        path = f"/dags/{self._dag_id}/dagRuns/{dag_run_id}"
+        _patiently(lambda: self._api._send("PATCH", path, {"state": "failed"}))
         deadline = time.monotonic() + GIVE_UP_SECONDS
         while time.monotonic() < deadline:
-            tasks = self._stack.api.tasks(DAG_ID, dag_run_id)
-            if not any(task.state in ACTIVE for task in tasks) and not self._strikes.a_task_runs():
-                break
+            tasks = _patiently(lambda: self._api.tasks(self._dag_id, dag_run_id))
+            if not any(task.state in ACTIVE for task in tasks):
+                return
             time.sleep(TICK_SECONDS)
-        return self._witness.look()
 
     def _errors(self, dag_run_id: str) -> dict[str, str]:
-        self._tasks = self._stack.api.tasks(DAG_ID, dag_run_id)
+        self._tasks = self._api.tasks(self._dag_id, dag_run_id)
         failed = [task for task in self._tasks if task.state == "failed"]
         return {task.task_id: self._last_error(dag_run_id, task) for task in failed}
 
     def _last_error(self, dag_run_id: str, task: TaskState) -> str:
-        lines = self._stack.api.log(DAG_ID, dag_run_id, task)
+        lines = self._api.log(self._dag_id, dag_run_id, task)
         errors = [line.text for line in lines if line.level in {"error", "critical"}]
         if not errors:
             return "its log has no error"
         # The first line only says that the task failed.
         lines_of_it = errors[-1].splitlines()
         return " ".join(lines_of_it[1:] or lines_of_it)[:600]
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask until there is an answer: another lane may have killed who is asked.
+
+    :raises DemoError: when there is none for too long, or another answer than hoped for.
+    """
+    deadline = time.monotonic() + CALM_SECONDS
+    while True:
+        try:
+            return ask()
+        except (NotNowError, DemoError) as error:
+            passing = isinstance(error, NotNowError) or any(word in str(error) for word in PASSING)
+            if not passing or time.monotonic() > deadline:
+                raise
+        time.sleep(TICK_SECONDS)

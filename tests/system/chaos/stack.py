@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from demo.api import AirflowApi
 from demo.run import DAG_SECONDS, prepare_site
-from demo.settings import DAG_ID, PROJECT, DemoSettings
+from demo.settings import DemoSettings
 from demo.stack import COMMANDS, AirflowStack, stop
 from local_site import process_table, processes, site
 from local_site.settings import Settings
 from tests.running_site import RunningSite, free_ports
+from tests.system.chaos.proxy import Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from local_site.process_table import Process
+    from tests.system.chaos.lanes import Lane
 
 HERE = Path(__file__).parent
 AIRFLOW_PREFIX = "airflow-"
@@ -45,15 +48,15 @@ QUICK = {
 
 
 class ChaosAirflow(AirflowStack):
-    """The demo's Airflow with the settings above and a DAG that tries again soon.
+    """The demo's Airflow with the settings above and DAGs that try again soon.
 
     :param settings: where it lives and listens.
     :param variables: the variables with which the site's services are reached.
-    :param scripts: the folder of the training projects.
+    :param more: further variables.
     """
 
-    def __init__(self, settings: DemoSettings, variables: dict[str, str], scripts: Path) -> None:
-        self._more = {**QUICK, "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"), "CHAOS_SCRIPTS": str(scripts)}
+    def __init__(self, settings: DemoSettings, variables: dict[str, str], more: dict[str, str]) -> None:
+        self._more = {**QUICK, "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"), **more}
         super().__init__(settings, variables)
 
     def _service(self, name: str, *command: str) -> processes.Service:
@@ -65,17 +68,32 @@ class ChaosAirflow(AirflowStack):
         service = next(service for service in self._services if service.name == name)
         processes.start(service, self._settings.pids)
 
+    def start_second(self, name: str) -> str:
+        """Start another process of a kind, beside the one that runs, and return what it is called."""
+        service = next(service for service in self._services if service.name == name)
+        second = replace(service, name=f"{name}-2", log=service.log.with_name(f"{name}-2.log"))
+        processes.start(second, self._settings.pids)
+        return second.name
+
 
 class ChaosStack:
     """Everything that a round needs, started once.
 
     :param folder: where all of it lives.
+    :param lanes: makes the lanes in a folder.
+    :param changes: site name → task → attribute → value, in place of what the pipeline sets.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lanes: Callable[[Path], Sequence[Lane]],
+        changes: dict[str, dict[str, dict[str, Any]]] | None = None,
+    ) -> None:
         running = RunningSite.on_free_ports(folder / "site")
-        (ui_port,) = free_ports(1)
+        ui_port, *proxy_ports = free_ports(3)
         own = {"DEMO_STATE": str(folder), "AIRFLOW_UI_PORT": str(ui_port)}
+        self.lanes = tuple(lanes(folder / "lanes"))
         # The demo's and the site's own functions read their settings there.
         os.environ.update({**running.variables, **own})
         self.site = RunningSite(running.variables)
@@ -84,13 +102,25 @@ class ChaosStack:
         self.variables = prepare_site(self.site_settings)
         # The SDK reads them when it is imported.
         os.environ.update(self.variables)
-        self.scripts = folder / "include" / "training_scripts"
-        for name in ("training_scripts", "serving"):
-            shutil.copytree(
-                PROJECT / "include" / name, folder / "include" / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        self.airflow = ChaosAirflow(self.settings, self.variables, self.scripts)
-        self.api = AirflowApi(self.settings.api_url, "admin", self.airflow.secrets.admin_password)
+        site_settings, tls = self.site_settings, self.site_settings.tls
+        self.proxies = {
+            "registry": Proxy(proxy_ports[0], site_settings.registry_port, tls),
+            "blob": Proxy(proxy_ports[1], site_settings.blob_port, tls),
+        }
+        # Airflow, and through its grants the VM, reach these two through the proxies.
+        self.variables["LOCAL_SITE_REGISTRY"] = f"127.0.0.1:{proxy_ports[0]}"
+        endpoint = self.variables["LOCAL_SITE_BLOB_ENDPOINT"]
+        self.variables["LOCAL_SITE_BLOB_ENDPOINT"] = endpoint.replace(
+            f":{site_settings.blob_port}/", f":{proxy_ports[1]}/"
+        )
+        more = {
+            "AIRFLOW__CORE__PARALLELISM": str(2 + 2 * len(self.lanes)),
+            "EDGE_TRAINING_SITES": str(folder / "lanes/sites"),
+            "CHAOS_LANES": str(folder / "lanes"),
+            "CHAOS_CHANGES": json.dumps(changes or {}),
+        }
+        self.airflow = ChaosAirflow(self.settings, self.variables, more)
+        self.api = self.new_api()
 
     def up(self) -> None:
         """Start everything and wait until Airflow has read the DAG."""
@@ -98,7 +128,12 @@ class ChaosStack:
             site_up, airflow_up = pool.submit(self._site_up), pool.submit(self.airflow.up)
         site_up.result()
         airflow_up.result()
-        self.api.wait_for_dag(DAG_ID, parsed_after=0.0, seconds=DAG_SECONDS)
+        for lane in self.lanes:
+            self.api.wait_for_dag(lane.dag_id, parsed_after=0.0, seconds=DAG_SECONDS)
+
+    def new_api(self) -> AirflowApi:
+        """Return another client of Airflow's API; each thread needs its own."""
+        return AirflowApi(self.settings.api_url, "admin", self.airflow.secrets.admin_password)
 
     def down(self) -> None:
         """End everything."""
@@ -108,6 +143,8 @@ class ChaosStack:
             self.end_leftovers(name)
         stop(self.settings)
         site.down(self.site_settings)
+        for proxy in self.proxies.values():
+            proxy.close()
 
     def names(self) -> list[str]:
         """Return the names of all processes that ought to run."""
@@ -132,6 +169,10 @@ class ChaosStack:
         else:
             self._site_up(name)
 
+    def stop_second(self, name: str) -> None:
+        """End what :meth:`ChaosAirflow.start_second` started."""
+        processes.stop(name, self._pids(name))
+
     def end_leftovers(self, name: str) -> None:
         """End what a process that is gone had started."""
         if not self.runs(name):
@@ -148,11 +189,6 @@ class ChaosStack:
         # The number of a process that is gone may have been given to another, which is none of ours.
         foreign = now is not None and now.started != content["started"]
         return set() if foreign else process_table.family(content["pid"])
-
-    def change_code(self, remark: str) -> None:
-        """Change the training script, so that its code is new to Azure ML."""
-        script = self.scripts / "breast_cancer" / "train.py"
-        script.write_text(f"{script.read_text()}# {remark}\n")
 
     def _site_up(self, *names: str) -> None:
         site.up(self.site_settings, names, report=lambda _line: None)

@@ -13,14 +13,18 @@ import requests
 from demo.errors import DemoError
 from tests.system.chaos.calls import CALLS, DETACHED, NEW_CODE
 from tests.system.chaos.plan import KILL
+from tests.system.chaos.proxy import Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local_site.process_table import Process
+    from tests.system.chaos.keeper import Keeper
+    from tests.system.chaos.lanes import Lane
     from tests.system.chaos.plan import Fault
     from tests.system.chaos.stack import ChaosStack
 
+AZURE_ML = "azure-ml"
 SERVICES = {
     "scheduler": "airflow-scheduler",
     "triggerer": "airflow-triggerer",
@@ -28,6 +32,7 @@ SERVICES = {
     "api-server": "airflow-api-server",
     "azure-ml": "azure-ml",
     "registry": "registry",
+    "blob": "blob",
 }
 TASK_TITLE = "airflow worker -- "
 EXECUTOR_TITLE = "airflow worker -- LocalExecutor"
@@ -42,32 +47,52 @@ class Strikes:
     """Brings faults about.
 
     :param stack: what suffers them.
+    :param keeper: starts again what was killed.
     """
 
-    def __init__(self, stack: ChaosStack) -> None:
+    def __init__(self, stack: ChaosStack, keeper: Keeper) -> None:
         self._stack = stack
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.verify = stack.variables["LOCAL_SITE_CA"]
+        self._keeper = keeper
+        self._wishes: dict[int, Wish] = {}
 
-    def strike(self, fault: Fault) -> Callable[[], None] | None:
-        """Bring a fault about now.
+    def strike(self, fault: Fault) -> None:
+        """Bring a fault about now; it passes by itself.
 
         :param fault: what goes wrong.
-        :return: what undoes it, or ``None`` when it is over at once.
         :raises NotNowError: when there is nothing to hit at this moment.
         """
         if fault.kind != KILL:
-            self.control("POST", "faults", wish_of(fault))
-            return None
-        if fault.target in {"task", "worker"}:
+            self._let_fail(fault)
+        elif fault.target in {"task", "worker"}:
             self._kill_task(with_supervisor=fault.target == "worker")
-            return None
-        if fault.target == "sshd":
-            return self._cut_off_logins()
-        name = SERVICES[fault.target]
-        self._stack.kill(name)
-        return lambda: self._stack.start_again(name)
+        elif fault.target == "sshd":
+            self._keeper.later(fault.down, self._cut_off_logins())
+        else:
+            self._keeper.kill(SERVICES[fault.target], fault.down)
+
+    def met(self, fault: Fault) -> bool:
+        """Tell whether calls that were to fail have come, and take back what is left of the wish where that can be done.
+
+        :param fault: one that was brought about before.
+        :raises NotNowError: when the stand-in does not answer.
+        """
+        service, wish = wish_of(fault)
+        if service != AZURE_ML:
+            made = self._wishes[id(fault)]
+            self._stack.proxies[service].forget(made)
+            return made.calls < fault.calls
+        # What is left there waits for a later DAG run, which has to survive it too.
+        waiting = self.control("GET", "faults")["faults"]
+        left = [one["calls"] for one in waiting if wish.items() - {("calls", wish["calls"])} <= one.items()]
+        return bool(sum(left) < fault.calls)
+
+    def _let_fail(self, fault: Fault) -> None:
+        service, wish = wish_of(fault)
+        if service == AZURE_ML:
+            self.control("POST", "faults", wish)
+        else:
+            self._wishes[id(fault)] = made = Wish(**wish)
+            self._stack.proxies[service].wish(made)
 
     def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask one of the stand-in's control endpoints.
@@ -76,7 +101,9 @@ class Strikes:
         """
         url = f"{self._stack.variables['LOCAL_SITE_AZURE_ML_URL']}/_control/{path}"
         try:
-            answer = self._session.request(method, url, json=body, timeout=TIMEOUT_SECONDS)
+            with requests.Session() as session:
+                session.trust_env, session.verify = False, self._stack.variables["LOCAL_SITE_CA"]
+                answer = session.request(method, url, json=body, timeout=TIMEOUT_SECONDS)
         except requests.RequestException as error:
             raise NotNowError("the stand-in does not answer") from error
         answer.raise_for_status()
@@ -125,23 +152,24 @@ class Strikes:
         return let_in
 
 
-def wish_of(fault: Fault) -> dict[str, Any]:
-    """Return what the stand-in is asked for, to make a call fail."""
-    call = next(call for call in CALLS if call.name == fault.target)
+def wish_of(fault: Fault) -> tuple[str, dict[str, Any]]:
+    """Return whose call fails, and what is asked for to make it so."""
+    call = next(call for call in CALLS if call.title == fault.target)
     wish: dict[str, Any] = {"method": call.method, "path": call.path, "calls": fault.calls, "kind": fault.kind}
     if fault.kind.isdecimal():
         wish |= {"kind": "status", "status": int(fault.kind)} | ({"retry_after": 1} if fault.kind == "429" else {})
-    return wish
+    return call.service, wish
 
 
 def needs_of(fault: Fault) -> str:
     """Return what has to be prepared before the round, or ``""``."""
-    return next((call.needs for call in CALLS if call.name == fault.target), "") if fault.kind != KILL else ""
+    return next((call.needs for call in CALLS if call.title == fault.target), "") if fault.kind != KILL else ""
 
 
-def prepare(stack: ChaosStack, needs: set[str], number: int, detach: Callable[[], None]) -> None:
+def prepare(lane: Lane, needs: set[str], number: int, detach: Callable[[], None]) -> None:
     """Make sure that the calls that shall fail are made.
 
+    :param lane: the lane of the round.
     :param needs: what :func:`needs_of` the round's faults returned.
     :param detach: takes the VM out of the workspace.
     :raises DemoError: when a need is unknown.
@@ -149,7 +177,7 @@ def prepare(stack: ChaosStack, needs: set[str], number: int, detach: Callable[[]
     if unknown := needs - {"", DETACHED, NEW_CODE}:
         raise DemoError(f"Nobody knows how to prepare {', '.join(unknown)}.")
     if NEW_CODE in needs:
-        stack.change_code(f"round {number}")
+        lane.change_code(f"round {number}")
     if DETACHED in needs:
         detach()
 

@@ -28,8 +28,7 @@ def test_two_hundred_rounds_disturb_every_call_and_in_every_way(seed: int) -> No
     planned = {
         (fault.kind, fault.target) for faults in schedule(ROUNDS, seed) for fault in faults if fault.kind != KILL
     }
-    assert {target for _, target in planned} == {call.name for call in CALLS}
-    assert {kind for kind, _ in planned} == set(INJECTIONS)
+    assert planned == {(kind, call.title) for call in CALLS for kind in INJECTIONS}
 
 
 def test_twelve_rounds_have_kills_and_each_kind_of_failing_call() -> None:
@@ -39,7 +38,7 @@ def test_twelve_rounds_have_kills_and_each_kind_of_failing_call() -> None:
 
 
 def test_only_the_faults_that_are_asked_for_take_part() -> None:
-    names = {fault.name for faults in schedule(50, 1, ["registry", "429: log in"]) for fault in faults}
+    names = {fault.name for faults in schedule(50, 1, ["kill -9 registry", "429: log in"]) for fault in faults}
     assert names == {"kill -9 registry", "429: log in"}
 
 
@@ -55,4 +54,5 @@ def test_every_step_is_a_task_of_the_pipeline() -> None:
 
 def test_a_request_that_no_call_stands_for_is_found() -> None:
     run = "/history/v1.0/subscriptions/s/resourceGroups/g/providers/p/workspaces/w/runs/r-1"
-    assert unknown([("GET", run), ("DELETE", run), ("DELETE", run)]) == [f"DELETE {run}"]
+    assert unknown("azure-ml", [("GET", run), ("DELETE", run), ("DELETE", run)]) == [f"azure-ml: DELETE {run}"]
+    assert unknown("registry", [("GET", run)]) == [f"registry: GET {run}"]
