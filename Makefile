@@ -71,6 +71,18 @@ test-azure-ml-restarts: setup ## Run every Azure ML contract test with the serve
 bench-azure-ml: setup ## Measure the Azure ML stand-in and print the figures with the machine.
 	@PYTHONPATH=include $(PYTHON) -m local_site.azure_ml.bench
 
+.PHONY: bench-images
+bench-images: setup ## Measure building and pushing a model image, next to other tools as far as they are installed.
+	@PYTHONPATH=.:include:plugins $(PYTHON) -m tests.bench.images
+
+.PHONY: bench-deploy
+bench-deploy: setup ## Measure trying out and deploying a model image, and count the requests that fail during swaps.
+	@PYTHONPATH=.:include:plugins $(PYTHON) -m tests.bench.deploy
+
+.PHONY: bench-triggers
+bench-triggers: setup ## Measure 1,000 deferred runs on one real triggerer; about 2 minutes.
+	@$(PYTHON) -m demo.bench_triggers
+
 # Measures how long Airflow needs to parse dags/ once it is imported itself.
 .PHONY: bench-parse
 bench-parse: setup

@@ -4,10 +4,7 @@ Airflow takes away every DAG of a file that cannot be imported. So the mistakes 
 sites, which stand in the other file, go on. (A file must have the words "dag" and "airflow", or Airflow does not read it.)
 """
 
-from edge_training.exceptions import ConfigurationError
 from edge_training.pipeline import SITES
-from edge_training.site import load_sites
+from edge_training.site import check_sites
 
-_, mistakes = load_sites(SITES)
-if mistakes:
-    raise ConfigurationError("\n".join(map(str, mistakes)))
+check_sites(SITES)

@@ -22,6 +22,7 @@ _DEFAULT_PORTS = {
     "LOCAL_SITE_SSH_PORT": 10022,
     "LOCAL_SITE_REGISTRY_PORT": 10500,
     "LOCAL_SITE_AZURE_ML_PORT": 10444,
+    "LOCAL_SITE_SERVING_PORT": 10600,
 }
 
 
@@ -35,6 +36,7 @@ class Settings:
     :param ssh_port: TCP port of the training VM (LOCAL_SITE_SSH_PORT).
     :param registry_port: TCP port of the registry (LOCAL_SITE_REGISTRY_PORT).
     :param azure_ml_port: TCP port of Azure ML (LOCAL_SITE_AZURE_ML_PORT).
+    :param serving_port: TCP port that a model deployed on the VM takes (LOCAL_SITE_SERVING_PORT).
     :param vm_account: The account of the training VM: its own as root, else that of the caller.
     """
 
@@ -44,6 +46,7 @@ class Settings:
     ssh_port: int
     registry_port: int
     azure_ml_port: int
+    serving_port: int
     vm_account: str
 
     blob_account = "edgedata"
@@ -72,6 +75,7 @@ class Settings:
             ssh_port=ports["LOCAL_SITE_SSH_PORT"],
             registry_port=ports["LOCAL_SITE_REGISTRY_PORT"],
             azure_ml_port=ports["LOCAL_SITE_AZURE_ML_PORT"],
+            serving_port=ports["LOCAL_SITE_SERVING_PORT"],
             vm_account=VM_ACCOUNT if os.geteuid() == 0 else getpass.getuser(),
         )
 
@@ -137,6 +141,8 @@ class Settings:
             "LOCAL_SITE_VM_USER": self.vm_account,
             "LOCAL_SITE_VM_KEY_FILE": str(credentials.client_key_file),
             "LOCAL_SITE_VM_HOST_KEY": credentials.host_key,
+            "LOCAL_SITE_SERVING_PORT": str(self.serving_port),
+            "LOCAL_SITE_RESIDENCY_KEY_FILE": str(credentials.residency_key_file),
             "LOCAL_SITE_REGISTRY": self.registry,
             "LOCAL_SITE_REGISTRY_USER": credentials.registry_user,
             "LOCAL_SITE_REGISTRY_PASSWORD": credentials.registry_password,

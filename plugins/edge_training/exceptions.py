@@ -14,7 +14,7 @@
     ├── ResidencyError            something would leave, or has left, that must not   never retried
     ├── ModelGateError            the model is not good enough to be registered
     ├── ImageError                an image cannot be composed, pushed or pulled        retried when `retryable`
-    └── DeploymentError           an image cannot be put into service
+    └── DeploymentError           an image cannot be put into service              retried when `retryable`
 
 A message says what happened, to which id, in which state, and what to do or where to look. It never carries a credential
 or a value from the training data.
@@ -53,7 +53,7 @@ class ServiceError(EdgeTrainingError):
     :param service: which service, in the field's words: ``"Azure ML"``, ``"blob storage"``, ``"container registry"``.
     :param status: the HTTP status, or ``None`` when no answer came.
     :param code: the service's own error code, such as ``"AuthorizationFailure"``, or ``None``.
-    :param retryable: whether the same request may succeed later (408, 429, 5xx, no answer).
+    :param retryable: whether the same request may succeed later (408, 425, 429, 5xx but 501 and 505, no answer).
     """
 
     def __init__(
@@ -134,7 +134,15 @@ class ImageError(EdgeTrainingError):
 
 
 class DeploymentError(EdgeTrainingError):
-    """An image cannot be put into service; what served before still serves."""
+    """An image cannot be put into service; what served before still serves.
+
+    :param message: the whole sentence for a person.
+    :param retryable: whether trying the same thing again may help: the target could not be reached, not the model answered otherwise.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 def is_retryable_status(status: int | None) -> bool:
@@ -142,4 +150,7 @@ def is_retryable_status(status: int | None) -> bool:
 
     :param status: the HTTP status, or ``None`` when no answer came (refused, reset, timed out), which may help to repeat.
     """
-    return status is None or status in {408, 425, 429} or status >= 500
+    if status is None:
+        return True
+    # 501 and 505 say that the server cannot do it at all, however often it is asked.
+    return status in {408, 425, 429} or (status >= 500 and status not in {501, 505})

@@ -5,6 +5,8 @@ It is a JSON file on the training VM, in a folder that only the training account
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import re
@@ -33,10 +35,12 @@ class StoredGrant:
 
     :param name: its file name.
     :param expires: when its permission ends, or ``None`` when the file does not say.
+    :param dag_run: ids of the DAG and the DAG run that it was made for, or ``None`` when the file does not say.
     """
 
     name: str
     expires: datetime | None
+    dag_run: tuple[str, str] | None = None
 
 
 def grant_name(dag_id: str, run_id: str) -> str:
@@ -72,13 +76,20 @@ def grant_expiry(now: datetime, lifetime: timedelta) -> datetime:
 
 
 def grant_content(
-    manifest: BlobManifest, sign: Callable[[str], str], expires: datetime, *, api_version: str, ca_pem: str
+    manifest: BlobManifest,
+    sign: Callable[[str], str],
+    expires: datetime,
+    *,
+    dag_run: tuple[str, str],
+    api_version: str,
+    ca_pem: str,
 ) -> bytes:
     """Return a grant's file content.
 
     :param manifest: the verified blobs.
     :param sign: makes the address with permission of a blob's name.
     :param expires: when the permissions end, with time zone.
+    :param dag_run: ids of the DAG and the DAG run that it is made for.
     :param api_version: the version that the blob store is spoken to with.
     :param ca_pem: the authority that signed the store's certificate, or ``""`` for the VM's own authorities.
     """
@@ -86,6 +97,7 @@ def grant_content(
         "version": GRANT_VERSION,
         "fingerprint": manifest.fingerprint,
         "expires": time_text(expires),
+        "owner": _owner_text(*dag_run),
         "api_version": api_version,
         "ca_pem": ca_pem,
         "columns": list(manifest.columns),
@@ -111,14 +123,16 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(_TIME)
 
 
-# Prints "name expires" of each grant. The moment stands among the first keys, so a grant need not be read whole; what a broken
+# Prints "name expires owner" of each grant. Both stand among the first keys, so a grant need not be read whole; what a broken
 # connection left of an unfinished grant is removed on the way.
 LIST_GRANTS = r"""
 cd "$HOME/.edge-training/grants" 2>/dev/null || exit 0
 find . -maxdepth 1 -name '.*.tmp' -mmin +60 -exec rm -f {} +
 for file in *.json; do
   [ -f "$file" ] || continue
-  printf '%s %s\n' "$file" "$(head -c 1000 "$file" | sed -n 's/.*"expires": "\([^"]*\)".*/\1/p')"
+  head=$(head -c 4000 "$file")
+  field() { printf '%s\n' "$head" | sed -n 's/.*"'"$1"'": "\([^"]*\)".*/\1/p'; }
+  printf '%s %s %s\n' "$file" "$(field expires)" "$(field owner)"
 done
 """
 
@@ -126,10 +140,25 @@ done
 def parse_grants(output: str) -> list[StoredGrant]:
     """Read what ``LIST_GRANTS`` printed; files that are not grants are left out.
 
-    :param output: lines of ``name expires``.
+    :param output: lines of ``name expires owner``; the last two may be empty.
     """
-    pairs = (line.partition(" ")[::2] for line in output.splitlines())
-    return [StoredGrant(name, _moment(expires.strip())) for name, expires in pairs if _NAME.fullmatch(name)]
+    lines = ((*line.split(" "), "", "")[:3] for line in output.splitlines())
+    return [
+        StoredGrant(name, _moment(expires), _owner(owner)) for name, expires, owner in lines if _NAME.fullmatch(name)
+    ]
+
+
+def _owner_text(dag_id: str, run_id: str) -> str:
+    """Return the ids in letters that need no quoting, wherever they pass."""
+    return base64.urlsafe_b64encode(json.dumps([dag_id, run_id]).encode()).decode()
+
+
+def _owner(text: str) -> tuple[str, str] | None:
+    try:
+        dag_id, run_id = json.loads(base64.urlsafe_b64decode(text))
+    except (binascii.Error, ValueError, TypeError):
+        return None
+    return (dag_id, run_id) if isinstance(dag_id, str) and isinstance(run_id, str) else None
 
 
 def _moment(text: str) -> datetime | None:
@@ -139,10 +168,34 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def over_grants(grants: list[StoredGrant], now: datetime) -> list[str]:
-    """Return the names of the grants whose permission has ended, or which do not say when it does.
+@dataclass(frozen=True)
+class OldGrant:
+    """A grant that nobody needs any more.
+
+    :param name: its file name.
+    :param reason: why, to end the sentence "Removed grant ...: ".
+    """
+
+    name: str
+    reason: str
+
+
+def old_grants(
+    grants: list[StoredGrant], now: datetime, dag_id: str, is_over: Callable[[str, str], bool]
+) -> list[OldGrant]:
+    """Return the grants whose permission has ended or which do not say when it does, and those of DAG runs that are over.
 
     :param grants: the grants on the VM.
     :param now: the present, with time zone.
+    :param dag_id: only DAG runs of this DAG are asked for: another Airflow may use the same VM, whose DAG runs this one does not know.
+    :param is_over: tells of a DAG and a DAG run whether it is over.
     """
-    return [grant.name for grant in grants if grant.expires is None or grant.expires <= now]
+    found = []
+    for grant in grants:
+        if grant.expires is None:
+            found.append(OldGrant(grant.name, "it does not say when it ends"))
+        elif grant.expires <= now:
+            found.append(OldGrant(grant.name, f"its permission ended at {time_text(grant.expires)}"))
+        elif grant.dag_run is not None and grant.dag_run[0] == dag_id and is_over(*grant.dag_run):
+            found.append(OldGrant(grant.name, f"its DAG run {grant.dag_run[1]} is over"))
+    return found

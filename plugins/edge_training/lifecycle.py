@@ -182,10 +182,12 @@ def wait_for(given: str, remembered: Remembered, max_tries: int, dag_id: str, da
     return Wait(run_key(f"{dag_id}", f"{dag_run_id}\n{given}", max_tries), fresh=True, superseded=before)
 
 
-def error_of(status: RunStatus) -> RunError | None:
+def error_of(status: RunStatus, limit: timedelta | None = None) -> RunError | None:
     """Return the error that a run's end is, or ``None`` when it completed or goes on.
 
     :param status: the run as Azure ML answers for it.
+    :param limit: the site's limit on training time. A run that Azure ML ends at it may have the last word itself, and say only that it was
+        ended from outside; then its time tells.
     """
     phase = phase_of(status.state)
     where = f" See {status.portal_url}" if status.portal_url else ""
@@ -197,7 +199,8 @@ def error_of(status: RunStatus) -> RunError | None:
             run_id=status.run_id,
             retryable=status.error_code not in PERMANENT_CODES,
         )
-    if phase is Phase.CANCELED and status.error_code == MAXIMUM_DURATION_CODE:
+    at_the_limit = limit is not None and seconds_between(status.started, status.ended) >= limit.total_seconds()
+    if phase is Phase.CANCELED and (status.error_code == MAXIMUM_DURATION_CODE or at_the_limit):
         return RunTimeoutError(
             f"Run {status.run_id} was ended by Azure ML at the site's training.maximum_duration: {status.error_message.strip()} "
             f"Raise the limit or train on less.{where}",

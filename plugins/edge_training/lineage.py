@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from edge_training.records import BlobManifest, CodeManifest, RunResult
 
 RUN_ID = "run_id"
+RECEIPT = "residency_receipt"
+DAG_ID = "dag_id"
+DAG_RUN_ID = "dag_run_id"
+# Written on a model version when its DAG run is over: the digest of its image, or why it has none.
+IMAGE = "image"
+INCOMPLETE = "incomplete"
 METRIC_PREFIX = "metric."
 
 
@@ -30,11 +36,22 @@ def run_lineage(
         "site": site,
         "data_fingerprint": data.fingerprint,
         "code_digest": code.digest,
-        "dag_id": dag_id,
-        "dag_run_id": dag_run_id,
+        DAG_ID: dag_id,
+        DAG_RUN_ID: dag_run_id,
         RUN_ID: run_id,
         "attempt": str(attempt),
     }
+
+
+def run_arguments(grant_path: str, fingerprint: str, parameters: Mapping[str, object]) -> list[str]:
+    """Return the runner's arguments; Azure ML stores them, so they name the grant and never hold one.
+
+    :param grant_path: where the grant is on the VM.
+    :param fingerprint: the data's fingerprint.
+    :param parameters: what the script is given.
+    """
+    named = [f"{name}={value}" for name, value in sorted(parameters.items())]
+    return ["--grant", grant_path, "--fingerprint", fingerprint, *(word for one in named for word in ("--param", one))]
 
 
 def model_lineage(
@@ -53,8 +70,8 @@ def model_lineage(
         "site": site,
         "data_fingerprint": data.fingerprint,
         "code_digest": code.digest,
-        "dag_id": dag_id,
-        "dag_run_id": dag_run_id,
+        DAG_ID: dag_id,
+        DAG_RUN_ID: dag_run_id,
         RUN_ID: result.run_id,
         **metric_tags(result.metrics),
     }

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.code import CheckTrainingCodeOperator
 from edge_training.operators.compute import EnsureComputeAttachedOperator
+from edge_training.operators.deployment import DeployModelOperator
+from edge_training.operators.egress import AuditEgressOperator
 from edge_training.operators.experiment import SubmitExperimentOperator
 from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAccessOperator
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.operators.run import PollRunOperator
+from edge_training.operators.verification import VerifyImageOperator
+from edge_training.site import Model
 
 if TYPE_CHECKING:
     from edge_training.site import SiteConfig
@@ -40,14 +44,19 @@ class Prepared:
 
 
 def prepare(site: SiteConfig) -> Prepared:
-    """Check the data, the code, the base image and the VM; these four wait for nothing.
+    """Check the data, the code, the base image and the VM; only the code waits for something: to be compared with the data.
 
     :param site: the site.
     """
+    data = _verify_data(site)
     return Prepared(
-        data=_verify_data(site),
+        data=data,
         code=CheckTrainingCodeOperator(
-            task_id="check_training_code", project=site.training.project, scripts_folder=str(SCRIPTS)
+            task_id="check_training_code",
+            project=site.training.project,
+            scripts_folder=str(SCRIPTS),
+            data=data.output,
+            policy=_policy(site),
         ),
         base=ResolveBaseImageOperator(
             task_id="resolve_base_image",
@@ -93,12 +102,40 @@ def train(site: SiteConfig, prepared: Prepared) -> PollRunOperator:
     return result
 
 
-def register(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> RegisterModelOperator:
+def audit(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> AuditEgressOperator:
+    """Compare what Azure ML holds for the run with what was let out, and sign a receipt.
+
+    :param site: the site.
+    :param prepared: what was checked before.
+    :param result: the task that waited for the run.
+    """
+    residency = site.residency
+    return AuditEgressOperator(
+        task_id="audit_egress",
+        site=site.name,
+        data=prepared.data.output,
+        code=prepared.code.output,
+        result=result.output,
+        parameters=site.training.parameters,
+        container=residency.container,
+        delete_foreign_artifacts=residency.delete_foreign_artifacts,
+        platform_files=residency.platform_files,
+        key_conn_id=residency.key,
+        azure_ml_conn_id=site.azure_ml,
+        training_vm_conn_id=site.compute.connection,
+        blob_conn_id=residency.connection or site.data.connection,
+    )
+
+
+def register(
+    site: SiteConfig, prepared: Prepared, result: PollRunOperator, receipt: AuditEgressOperator
+) -> RegisterModelOperator:
     """Register the run's model.
 
     :param site: the site.
     :param prepared: what was checked before.
     :param result: the task that waited for the run.
+    :param receipt: the task that compared what left.
     """
     return RegisterModelOperator(
         task_id="register_model",
@@ -109,16 +146,22 @@ def register(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> R
         data=prepared.data.output,
         code=prepared.code.output,
         result=result.output,
+        receipt=receipt.output,
+        repository=site.image.repository,
         azure_ml_conn_id=site.azure_ml,
+        container_registry_conn_id=site.image.connection,
     )
 
 
-def serve(site: SiteConfig, prepared: Prepared, model: RegisterModelOperator) -> BuildAndPushImageOperator:
+def serve(
+    site: SiteConfig, prepared: Prepared, model: RegisterModelOperator, receipt: AuditEgressOperator
+) -> BuildAndPushImageOperator:
     """Make the model's serving image.
 
     :param site: the site.
     :param prepared: what was checked before.
     :param model: the task that registered the model.
+    :param receipt: the task that compared what left.
     """
     return BuildAndPushImageOperator(
         task_id="build_and_push_image",
@@ -127,9 +170,55 @@ def serve(site: SiteConfig, prepared: Prepared, model: RegisterModelOperator) ->
         project=site.training.project,
         scripts_folder=str(SCRIPTS),
         repository=site.image.repository,
+        receipt=receipt.output,
+        builder=site.image.builder,
+        compression=site.image.compression,
+        azure_ml_conn_id=site.azure_ml,
+        blob_conn_id=site.residency.connection or site.data.connection,
+        container_registry_conn_id=site.image.connection,
+    )
+
+
+def deploy(site: SiteConfig, model: RegisterModelOperator, image: BuildAndPushImageOperator) -> None:
+    """Try the image out where it will run, and put it into service at the site's targets.
+
+    :param site: the site.
+    :param model: the task that registered the model.
+    :param image: the task that pushed the image.
+    """
+    host = site.deployment.host
+    verified = VerifyImageOperator(
+        task_id="verify_image",
+        image=image.output,
+        model=model.output,
+        require_probe=site.deployment.require_probe,
+        timed_requests=site.deployment.timed_requests,
+        start_seconds=site.deployment.start_seconds,
+        python=host.python if host else "python3",
+        serving_host_conn_id=host.connection if host else site.compute.connection,
         azure_ml_conn_id=site.azure_ml,
         container_registry_conn_id=site.image.connection,
     )
+    if site.deployment.targets:
+        verified >> DeployModelOperator(
+            task_id="deploy_model", image=image.output, model=model.output, **serving_settings(site)
+        )
+
+
+def serving_settings(site: SiteConfig) -> dict[str, Any]:
+    """Return what every task must know that changes what is in service.
+
+    :param site: the site.
+    """
+    return {
+        "site": site.name,
+        "targets": [target.model_dump(mode="json") for target in site.deployment.targets],
+        "repository": site.image.repository,
+        "require_probe": site.deployment.require_probe,
+        "start_seconds": site.deployment.start_seconds,
+        "azure_ml_conn_id": site.azure_ml,
+        "container_registry_conn_id": site.image.connection,
+    }
 
 
 def _verify_data(site: SiteConfig) -> VerifyBlobDataOperator:
@@ -170,6 +259,14 @@ def _ensure_compute(site: SiteConfig) -> EnsureComputeAttachedOperator:
     )
 
 
+def _policy(site: SiteConfig) -> dict[str, Any]:
+    """Return what the gate and the sandbox are told; a model of another name than the runner's default must be named to them."""
+    policy = dict(site.residency.policy)
+    if site.model.file != Model.model_fields["file"].default:
+        policy.setdefault("model_files", (site.model.file,))
+    return policy
+
+
 def _submission(site: SiteConfig, prepared: Prepared) -> dict[str, Any]:
     """Return what both the task that submits and the one that waits must know, since each may have to submit."""
     training = site.training
@@ -179,6 +276,7 @@ def _submission(site: SiteConfig, prepared: Prepared) -> dict[str, Any]:
         "project": training.project,
         "scripts_folder": str(SCRIPTS),
         "parameters": training.parameters,
+        "policy": _policy(site),
         "maximum_duration": training.maximum_duration,
         "grant_lifetime": site.data.grant_lifetime,
         "data": prepared.data.output,

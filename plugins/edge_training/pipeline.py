@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 
 from edge_training import phases
+from edge_training.operators.deployment import RollBackOperator
 from edge_training.operators.janitor import SweepSiteOperator
+from edge_training.operators.retention import RemoveOldOperator
 from edge_training.retries import TypedRetryPolicy
 
 if TYPE_CHECKING:
@@ -38,8 +40,11 @@ DOCUMENTATION = """
 | `grant_data_access` / `revoke_data_access` | puts a short-lived, read-only permission for exactly these blobs on the VM, and removes it |
 | `submit_experiment` | submits the run, once per DAG run |
 | `poll_run` | waits without a worker, prints the remote log |
+| `audit_egress` | compares what Azure ML holds for the run with what was let out, and signs a receipt |
 | `register_model` | registers `{model}` with its lineage, once per run |
 | `build_and_push_image` | composes the serving image and pushes it to `{repository}` |
+| `verify_image` | tries the image out where it will run, and compares its answers with those recorded at training |
+| `deploy_model` | puts it into service at {targets}, or leaves there what serves |
 
 What each task logs, its errors and what to do: `docs/operating.md`.
 """
@@ -48,7 +53,22 @@ JANITOR_DOCUMENTATION = """
 ### Cleans up after tasks whose process is gone
 
 A person may end a task while the triggerer is down, and a machine may die with a task on it; the remote run would go on. For every site,
-one task finds the runs whose DAG run is over by their lineage tags and cancels them, and removes expired grants from the VM.
+one task finds the runs whose DAG run is over by their lineage tags and cancels them, removes grants that nobody needs any more from the
+VM, and writes on half-finished model versions which image they have, or that they have none.
+"""
+
+ROLLBACK_DOCUMENTATION = """
+### Brings an earlier image back into service
+
+`roll_back` starts it beside what serves, makes sure that it is healthy and answers as recorded, and only then swaps. With `previous`, each
+target gets what served there before; with a digest, all get that image. What serves stays when that does not work.
+"""
+
+RETENTION_DOCUMENTATION = """
+### Removes old images and model versions
+
+`remove_old` keeps as many of the newest as the site file says, and whatever is deployed or can be gone back to. A dry run, which it is
+unless `dry_run` is switched off, only says what would go.
 """
 
 
@@ -70,21 +90,23 @@ def build_dag(site: SiteConfig) -> DAG:
     ) as dag:
         prepared = phases.prepare(site)
         result = phases.train(site, prepared)
-        model = phases.register(site, prepared, result)
-        phases.serve(site, prepared, model)
+        receipt = phases.audit(site, prepared, result)
+        model = phases.register(site, prepared, result, receipt)
+        phases.deploy(site, model, phases.serve(site, prepared, model, receipt))
     return dag
 
 
-def build_janitor(sites: Iterable[SiteConfig]) -> DAG:
-    """Make the DAG that cleans up, every quarter of an hour and for every site, what no task can clean up after itself.
+def build_janitor(sites: Iterable[SiteConfig], schedule: str | None = "*/15 * * * *") -> DAG:
+    """Make the DAG that cleans up, for every site, what no task can clean up after itself.
 
     :param sites: the sites.
+    :param schedule: cron expression in UTC, or ``None`` to clean up on demand only.
     """
     with DAG(
         dag_id="edge_training_janitor",
-        description="Cancels remote runs whose DAG run is over, and removes expired grants.",
+        description="Cancels remote runs whose DAG run is over, removes old grants, settles half-finished model versions.",
         doc_md=JANITOR_DOCUMENTATION,
-        schedule="*/15 * * * *",
+        schedule=schedule,
         is_paused_upon_creation=False,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
@@ -95,12 +117,79 @@ def build_janitor(sites: Iterable[SiteConfig]) -> DAG:
             SweepSiteOperator(
                 task_id=f"sweep_{site.name}",
                 site=site.name,
+                dag_id=site.dag_id,
                 experiment=site.training.experiment,
+                model_name=site.model.name,
+                repository=site.image.repository,
                 azure_ml_conn_id=site.azure_ml,
                 training_vm_conn_id=site.compute.connection,
+                container_registry_conn_id=site.image.connection,
                 **_default_args(site),
             )
     return dag
+
+
+def build_rollback(site: SiteConfig) -> DAG:
+    """Make the DAG by which a person brings an earlier image of a site back into service.
+
+    :param site: the site.
+    """
+    known = "previous" if not site.deployment.targets else ", ".join(target.name for target in site.deployment.targets)
+    params = {
+        "digest": Param(
+            "previous",
+            type="string",
+            pattern=r"^(previous|sha256:[0-9a-f]{64})$",
+            description="previous, or the digest of an image in the site's repository",
+        ),
+        "target": Param("", type="string", description=f"one target ({known}), or nothing for all"),
+    }
+    with _by_hand(site, "rollback", ROLLBACK_DOCUMENTATION, params) as dag:
+        RollBackOperator(
+            task_id="roll_back",
+            digest="{{ params.digest }}",
+            target="{{ params.target }}",
+            **phases.serving_settings(site),
+        )
+    return dag
+
+
+def build_retention(site: SiteConfig) -> DAG:
+    """Make the DAG that removes a site's old images and model versions.
+
+    :param site: the site.
+    """
+    params = {"dry_run": Param(True, type="boolean", description="only say what would go")}
+    settings = phases.serving_settings(site)
+    with _by_hand(site, "retention", RETENTION_DOCUMENTATION, params) as dag:
+        RemoveOldOperator(
+            task_id="remove_old",
+            targets=settings["targets"],
+            repository=site.image.repository,
+            model_name=site.model.name,
+            keep_images=site.retention.images,
+            keep_versions=site.retention.versions,
+            only_say="{{ params.dry_run }}",
+            azure_ml_conn_id=site.azure_ml,
+            container_registry_conn_id=site.image.connection,
+        )
+    return dag
+
+
+def _by_hand(site: SiteConfig, what: str, documentation: str, params: dict[str, Param]) -> DAG:
+    return DAG(
+        dag_id=f"edge_training_{what}_{site.name}",
+        description=f"{what.capitalize()} of site '{site.name}', started by a person.",
+        doc_md=documentation,
+        schedule=None,
+        is_paused_upon_creation=False,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        params=params,
+        tags=["edge-training", f"site:{site.name}"],
+        default_args=_default_args(site),
+    )
 
 
 def _default_args(site: SiteConfig) -> dict[str, Any]:
@@ -125,4 +214,5 @@ def _documentation(site: SiteConfig) -> str:
         compute=site.compute.name,
         model=site.model.name,
         repository=site.image.repository,
+        targets=", ".join(f"`{target.name}`" for target in site.deployment.targets) or "no target",
     )

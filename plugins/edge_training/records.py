@@ -245,6 +245,32 @@ class RunResult(Record):
 
 
 @dataclass(frozen=True)
+class ResidencyReceipt(Record):
+    """A signed receipt of what left the premises for a run, and where it is kept.
+
+    :param run_id: the run's id.
+    :param digest: ``sha256:<hex>`` over the receipt; it stands on run, model and image.
+    :param container: the blob container.
+    :param name: the receipt's name in it.
+    :param sequence: its number in the site's chain.
+    :param items: how many things the gate let out.
+    :param withheld: how many it did not.
+    :param bytes_out: bytes that left, of every kind.
+    :param models: file name → SHA-256 of each model file that was let out.
+    """
+
+    run_id: str
+    digest: str
+    container: str
+    name: str
+    sequence: int
+    items: int
+    withheld: int
+    bytes_out: int
+    models: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelVersion(Record):
     """A model that is registered in Azure ML.
 
@@ -287,6 +313,68 @@ class ImageReference(Record):
     def pinned(self) -> str:
         """Return the reference to deploy by: ``registry/repository@digest``."""
         return f"{self.registry}/{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True)
+class ImageVerification(Record):
+    """An image that was started where it will run, and answered as it should.
+
+    :param reference: ``registry/repository@digest``.
+    :param digest: of its manifest.
+    :param host: where it was tried: ``account@address:port``.
+    :param isolation: what it ran in: ``"bubblewrap"`` or ``"podman"``.
+    :param compared: how many values of its answers were compared with those recorded at training; 0 when none were recorded.
+    :param layers: how many it has.
+    :param fetched_layers: how many of them were not on the host yet; their digests were checked, and those of the others when they came.
+    :param pull_seconds: to fetch and unpack what was missing.
+    :param cold_start_seconds: from the start of its program until it was healthy.
+    :param p50_seconds: median time to an answer; 0 when there was nothing to ask.
+    :param p95_seconds: 95th percentile of it.
+    :param memory_bytes: memory of all its processes after that.
+    """
+
+    reference: str
+    digest: str
+    host: str
+    isolation: str
+    compared: int
+    layers: int
+    fetched_layers: int
+    pull_seconds: float
+    cold_start_seconds: float
+    p50_seconds: float
+    p95_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Deployment(Record):
+    """Which image runs, or is ready to run, at one target of a site.
+
+    :param target: the target's name in the site file.
+    :param kind: ``"host"``, ``"layout"``, ``"kubernetes"`` or ``"app_service"``.
+    :param where: where it answers, or the file or folder that was written.
+    :param reference: ``registry/repository@digest``.
+    :param digest: of its manifest.
+    :param model: the model's name.
+    :param version: the model's version.
+    :param previous: digest of what was there before, or ``""``.
+    :param decision: what the task did: ``"deployed"``, or ``"unchanged"`` when it was there already.
+    :param since: ISO 8601, UTC.
+    :param seconds: how long the task needed for this target.
+    """
+
+    target: str
+    kind: str
+    where: str
+    reference: str
+    digest: str
+    model: str
+    version: str
+    previous: str
+    decision: str
+    since: str
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from edge_training.exceptions import ConfigurationError
+from edge_training.site_deployment import Deployment, Retention
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,9 @@ EXPECTED = {
     "string_pattern_mismatch": "text of the form {pattern}",
     "string_too_short": "text of at least {min_length} characters",
     "string_type": "text",
+    "tuple_type": "a list",
+    "union_tag_invalid": "one of {expected_tags}",
+    "union_tag_not_found": "fields with a {discriminator}",
 }
 
 
@@ -85,6 +89,19 @@ def parse_schedule(value: str | None) -> str | None:
     return value
 
 
+def parse_pattern(value: str) -> str:
+    """Check a regular expression while the file's name is still known.
+
+    :param value: the pattern.
+    :raises ValueError: when it is none.
+    """
+    try:
+        re.compile(value)
+    except re.error:
+        raise ValueError("a regular expression for a whole name") from None
+    return value
+
+
 Schedule = Annotated[str | None, AfterValidator(parse_schedule)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())]
 Size = Annotated[ByteSize, Field(ge=0)]
@@ -96,6 +113,7 @@ AssetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]
 ContainerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:-?[a-z0-9]){2,62}$")]
 RepositoryName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[._/-][a-z0-9]+)*$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(parse_pattern)]
 ParameterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 
 
@@ -207,12 +225,37 @@ class Image(Section):
     :param repository: where the image goes.
     :param base: a Python image in the same registry, ``repository@sha256:...`` (in production) or ``repository:tag``.
     :param platform: ``os/architecture`` of the machines that will serve.
+    :param builder: ``compose`` makes the image here, layer by layer; ``azure_ml`` has Azure ML make it (``Model.package``), in the
+        registry of its workspace, which the connection must then be to.
+    :param compression: how the serving dependencies are packed: ``gzip``, ``zstd`` (smaller, for engines since 2021) or ``none``.
     """
 
     connection: ConnectionId = "container_registry"
     repository: RepositoryName
     base: str = Field(pattern=r"^[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})$")
     platform: str = Field(default="linux/amd64", pattern=r"^[a-z0-9]+/[a-z0-9]+$")
+    builder: Literal["compose", "azure_ml"] = "compose"
+    compression: Literal["gzip", "zstd", "none"] = "gzip"
+
+
+class Residency(Section):
+    """What may leave, and how it is proven what did.
+
+    :param key: Airflow connection of the key that signs receipts; a new key needs a new container.
+    :param container: blob container for receipts, of its own.
+    :param connection: Airflow connection of the blob storage for receipts, when it is not the data's; it must be allowed to write.
+    :param delete_foreign_artifacts: whether files that nobody let out are deleted from the run in Azure ML; else they stay as evidence.
+    :param platform_files: patterns (regular expressions for whole names) of further files that this site's Azure ML writes for each run.
+    :param policy: settings of the gate and the sandbox that differ from their defaults; ``include/training_scripts/edge_run/policy.py``
+        has all of them. They travel with the code, as ``policy.json``, and are part of its digest.
+    """
+
+    key: ConnectionId = "residency_key"
+    container: ContainerName = "residency-receipts"
+    connection: ConnectionId | None = None
+    delete_foreign_artifacts: bool = False
+    platform_files: tuple[Pattern, ...] = ()
+    policy: dict[ParameterName, str | int | bool | tuple[FileName, ...]] = {}
 
 
 class SiteConfig(Section):
@@ -224,6 +267,9 @@ class SiteConfig(Section):
     :param owner: who answers for the site.
     :param retries: how often a task is tried again after an error that may pass.
     :param azure_ml: Airflow connection of the Azure ML workspace.
+    :param residency: what may leave, and how it is proven what did.
+    :param deployment: where images go; ``plugins/edge_training/site_deployment.py`` has its fields.
+    :param retention: how many images and model versions stay when old ones are removed.
     """
 
     name: SiteName
@@ -237,6 +283,9 @@ class SiteConfig(Section):
     training: Training
     model: Model
     image: Image
+    residency: Residency = Residency()
+    deployment: Deployment = Deployment()
+    retention: Retention = Retention()
 
     @property
     def dag_id(self) -> str:
@@ -272,6 +321,17 @@ def load_sites(folder: Path) -> tuple[list[SiteConfig], list[ConfigurationError]
         except ConfigurationError as error:
             mistakes.append(error)
     return sites, mistakes
+
+
+def check_sites(folder: Path) -> None:
+    """Make sure that no site file of a folder has a mistake.
+
+    :param folder: usually ``include/sites``.
+    :raises ConfigurationError: with the mistakes of all files, one line each.
+    """
+    _, mistakes = load_sites(folder)
+    if mistakes:
+        raise ConfigurationError("\n".join(map(str, mistakes)))
 
 
 def _read_yaml(path: Path) -> object:
@@ -314,8 +374,18 @@ def _expected(detail: ErrorDetails) -> str:
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
     section: Any = SiteConfig
     for part in location:
-        section = section.model_fields[str(part)].annotation
+        section = _part_of(section, part)
     return sorted(section.model_fields)
+
+
+def _part_of(annotation: Any, part: int | str) -> Any:
+    """Return the type of a field, of a list's elements, or of the one of several kinds of sections that the file names."""
+    if isinstance(part, int):
+        return get_args(annotation)[0]
+    if hasattr(annotation, "model_fields"):
+        return annotation.model_fields[part].annotation
+    kinds = get_args(get_args(annotation)[0])
+    return next(kind for kind in kinds if part in get_args(kind.model_fields["kind"].annotation))
 
 
 def _shown(value: object) -> str:

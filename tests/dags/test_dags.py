@@ -21,8 +21,11 @@ TASKS = {
     "submit_experiment",
     "poll_run",
     "revoke_data_access",
+    "audit_egress",
     "register_model",
     "build_and_push_image",
+    "verify_image",
+    "deploy_model",
 }
 LOCAL_SITE = (PROJECT / "include" / "sites" / "local.yaml").read_text()
 
@@ -44,7 +47,10 @@ def dag(bag: DagBag) -> DAG:
 def test_every_site_file_is_a_dag_and_nothing_fails_to_import(bag: DagBag) -> None:
     sites = {f"edge_training_{path.stem}" for path in (PROJECT / "include" / "sites").glob("*.yaml")}
     assert bag.import_errors == {}
-    assert set(bag.dags) == sites | {"edge_training_janitor"}
+    by_hand = {
+        site.replace("edge_training_", f"edge_training_{what}_") for site in sites for what in ("rollback", "retention")
+    }
+    assert set(bag.dags) == sites | by_hand | {"edge_training_janitor"}
 
 
 def test_the_pipeline_has_its_steps(dag: DAG) -> None:
@@ -72,8 +78,11 @@ def test_every_task_has_an_owner_retries_a_policy_and_documentation(dag: DAG) ->
         ("grant_data_access", "submit_experiment"),
         ("submit_experiment", "poll_run"),
         ("poll_run", "revoke_data_access"),
-        ("poll_run", "register_model"),
+        ("poll_run", "audit_egress"),
+        ("audit_egress", "register_model"),
         ("register_model", "build_and_push_image"),
+        ("build_and_push_image", "verify_image"),
+        ("verify_image", "deploy_model"),
     ],
 )
 def test_nothing_starts_before_what_it_stands_on(dag: DAG, before: str, after: str) -> None:
@@ -92,9 +101,8 @@ def test_the_dags_survive_serialisation(bag: DagBag) -> None:
 
 def test_the_janitor_sweeps_every_site(bag: DagBag) -> None:
     janitor = bag.dags["edge_training_janitor"]
-    assert set(janitor.task_ids) == {f"sweep_{dag_id.removeprefix('edge_training_')}" for dag_id in bag.dags} - {
-        "sweep_janitor"
-    }
+    sites = [path.stem for path in (PROJECT / "include" / "sites").glob("*.yaml")]
+    assert set(janitor.task_ids) == {f"sweep_{site}" for site in sites}
     assert janitor.schedule is not None
     assert all(task.retry_policy is not None for task in janitor.tasks)
 
@@ -105,6 +113,16 @@ def bag_with_a_broken_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> D
     (tmp_path / "local.yaml").write_text(LOCAL_SITE)
     monkeypatch.setattr(pipeline, "SITES", tmp_path)
     return parse(PROJECT / "dags")
+
+
+@pytest.mark.parametrize(("what", "task_id"), [("rollback", "roll_back"), ("retention", "remove_old")])
+def test_what_a_person_starts_has_a_form_and_the_tasks_that_all_have(bag: DagBag, what: str, task_id: str) -> None:
+    dag = bag.dags[f"edge_training_{what}_local"]
+    assert dag.task_ids == [task_id]
+    assert dag.params
+    assert dag.get_task(task_id).retry_policy is not None
+    assert dag.doc_md is not None
+    assert f"`{task_id}`" in dag.doc_md
 
 
 def test_a_mistake_in_a_site_file_is_an_import_error_that_names_file_and_field(bag_with_a_broken_site: DagBag) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -21,12 +22,18 @@ MANIFEST = BlobManifest(
 
 def test_a_grant_says_exactly_what_the_run_may_read() -> None:
     content = grants.grant_content(
-        MANIFEST, lambda name: f"https://x/{name}?sig=s", NOW, api_version="2019-07-07", ca_pem="PEM"
+        MANIFEST,
+        lambda name: f"https://x/{name}?sig=s",
+        NOW,
+        dag_run=("dag", "run"),
+        api_version="2019-07-07",
+        ca_pem="PEM",
     )
     assert json.loads(content) == {
         "version": 1,
         "fingerprint": MANIFEST.fingerprint,
         "expires": "2026-11-02T03:00:00Z",
+        "owner": base64.urlsafe_b64encode(b'["dag", "run"]').decode(),
         "api_version": "2019-07-07",
         "ca_pem": "PEM",
         "columns": ["a", "b"],
@@ -54,18 +61,35 @@ def test_a_grant_ends_in_utc_and_whole_seconds() -> None:
     assert grants.grant_expiry(there, timedelta(hours=1)).isoformat() == "2026-11-02T04:00:00+00:00"
 
 
+OWNER = base64.urlsafe_b64encode('["dag", "manual \\"ü\\" 1"]'.encode()).decode()
+LATER = NOW + timedelta(hours=1)
+
+
 def test_grants_on_the_vm_are_read_and_foreign_files_left_out() -> None:
     name = grants.grant_name("dag", "run")
-    found = grants.parse_grants(f"{name} 2026-11-02T03:00:00Z\nnotes.json 2020-01-01T00:00:00Z\n\n")
-    assert found == [grants.StoredGrant(name, NOW.replace(microsecond=0))]
-
-
-def test_expired_and_unreadable_grants_are_over() -> None:
-    found = [
-        grants.StoredGrant("expired", NOW - timedelta(seconds=1)),
-        grants.StoredGrant("valid", NOW + timedelta(seconds=1)),
-        grants.StoredGrant("broken", None),
+    output = f"{name} 2026-11-02T03:00:00Z {OWNER}\nnotes.json 2020-01-01T00:00:00Z \n\n"
+    assert grants.parse_grants(output) == [
+        grants.StoredGrant(name, NOW.replace(microsecond=0), ("dag", 'manual "ü" 1'))
     ]
-    assert grants.over_grants(found, NOW) == ["expired", "broken"]
+
+
+@pytest.mark.parametrize("line", ["", " ", "  ", " soon not-base64!", " soon e30=", " soon WzEsMl0=", " soon /w=="])
+def test_a_damaged_grant_is_listed_without_what_cannot_be_read(line: str) -> None:
     name = grants.grant_name("dag", "run")
-    assert grants.parse_grants(f"{name} \n") == [grants.StoredGrant(name, None)]
+    assert grants.parse_grants(f"{name}{line}\n") == [grants.StoredGrant(name, None)]
+
+
+@pytest.mark.parametrize(
+    ("grant", "reason"),
+    [
+        (grants.StoredGrant("g", NOW, ("dag", "1")), "its permission ended at 2026-11-02T03:00:00Z"),
+        (grants.StoredGrant("g", None, ("dag", "1")), "it does not say when it ends"),
+        (grants.StoredGrant("g", LATER, ("dag", "over")), "its DAG run over is over"),
+        (grants.StoredGrant("g", LATER, ("dag", "1")), None),
+        (grants.StoredGrant("g", LATER, ("another airflow's", "over")), None),
+        (grants.StoredGrant("g", LATER), None),
+    ],
+)
+def test_a_grant_is_old_when_it_has_ended_or_its_own_dag_run_has(grant: grants.StoredGrant, reason: str | None) -> None:
+    found = grants.old_grants([grant], NOW, "dag", lambda _dag, run: run == "over")
+    assert [one.reason for one in found] == ([] if reason is None else [reason])

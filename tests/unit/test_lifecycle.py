@@ -118,6 +118,17 @@ def test_a_run_that_azure_ml_ended_at_its_limit_is_a_timeout() -> None:
     assert "training.maximum_duration: longer than its 600 s. Raise the limit" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("ended", "kind"), [("2026-11-21T12:10:00Z", RunTimeoutError), ("2026-11-21T12:09:59Z", RunCanceledError)]
+)
+def test_a_run_that_had_the_last_word_when_azure_ml_ended_it_at_the_limit_timed_out_all_the_same(
+    ended: str, kind: type[Exception]
+) -> None:
+    said = RunStatus("run-1", "Canceled", "", "Canceled", "Ended by SIGTERM.", "2026-11-21T12:00:00Z", ended)
+    assert type(error_of(said, timedelta(minutes=10))) is kind
+    assert type(error_of(said)) is RunCanceledError
+
+
 @pytest.mark.parametrize("state", [*ACTIVE, "Completed"])
 def test_a_run_that_goes_on_or_completed_is_no_error(state: str) -> None:
     assert error_of(RunStatus("run-1", state)) is None

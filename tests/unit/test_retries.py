@@ -14,6 +14,7 @@ NEVER = {
     "ResidencyError",
     "ModelGateError",
     "ImageError",
+    "DeploymentError",
     "RunError",
     "RunFailedError",
     "RunCanceledError",
@@ -47,8 +48,9 @@ def test_a_service_that_may_recover_is_tried_again(status: int | None) -> None:
     assert action(ServiceError("m", service="s", status=status)) is RetryAction.DEFAULT
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412, 501, 505])
 def test_a_service_that_refused_is_not_tried_again(status: int) -> None:
+    assert not is_retryable_status(status)
     assert action(ServiceError("m", service="s", status=status)) is RetryAction.FAIL
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from edge_training.exceptions import ConfigurationError
-from edge_training.site import load_site, load_sites, parse_duration
+from edge_training.site import check_sites, load_site, load_sites, parse_duration
 
 LOCAL = Path(__file__).parents[2] / "include" / "sites" / "local.yaml"
 
@@ -98,6 +98,8 @@ def test_sites_without_a_mistake_are_read_beside_the_mistakes_of_the_others(tmp_
     sites, mistakes = load_sites(tmp_path)
     assert [site.name for site in sites] == ["local"]
     assert [str(mistake).partition(",")[0] for mistake in mistakes] == ["broken.yaml"]
+    with pytest.raises(ConfigurationError, match=r"broken\.yaml, line 1"):
+        check_sites(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("2 d", 172800)])

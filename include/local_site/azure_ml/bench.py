@@ -101,7 +101,7 @@ def main() -> int:
     print(f"Python {platform.python_version()}, {platform.platform()}\n")
     with (
         tempfile.TemporaryDirectory(prefix="azure-ml-bench-") as folder,
-        _server(Path(folder)) as server,
+        serving(Path(folder), seed) as server,
         _client(server) as session,
     ):
         _reads(server, session, report)
@@ -181,9 +181,14 @@ def _watch(server: Server, peak: list[float], over: threading.Event) -> None:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[Server]:
+def serving(folder: Path, fill: Callable[[Path, int, Path], None]) -> Iterator[Server]:
+    """Run a server of our own, on a free port and on one core.
+
+    :param folder: where all of it lives.
+    :param fill: puts runs into the state folder before the server is started, given that folder, the port and the bundle of CAs.
+    """
     certificates.ensure(folder)
-    port = _free_port()
+    port = free_port()
     files = [str(folder / name) for name in ("server.pem", "server.key", "trust.pem", "settings.json")]
     Path(files[3]).write_text(json.dumps({"runs_per_vm": 6}))
     command = [
@@ -208,7 +213,7 @@ def _server(folder: Path) -> Iterator[Server]:
         "--print",
         "nothing",
     ]
-    seed(folder / "state", port, Path(files[2]))
+    fill(folder / "state", port, Path(files[2]))
     environment = {**os.environ, "PYTHONPATH": str(INCLUDE)}
     with (folder / "server.log").open("wb") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
         os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
@@ -246,7 +251,7 @@ def _machine(folder: Path) -> Iterator[tuple[int, Path]]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    port = _free_port()
+    port = free_port()
     lines = [
         f"ListenAddress 127.0.0.1:{port}",
         f"HostKey {folder / 'host'}",
@@ -268,7 +273,8 @@ def _machine(folder: Path) -> Iterator[tuple[int, Path]]:
             process.terminate()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

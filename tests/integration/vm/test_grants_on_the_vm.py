@@ -92,7 +92,7 @@ def test_a_grant_carries_what_the_run_needs_and_nothing_else(
     grant = DataGrant.from_json(run_task(grant_task(manifest), run_id="content").value)
     content = json.loads(vm.run(f"cat {grant.path}").stdout)
     vm.remove(grant.path)
-    assert set(content) == {"version", "fingerprint", "expires", "api_version", "ca_pem", "columns", "blobs"}
+    assert set(content) == {"version", "fingerprint", "expires", "owner", "api_version", "ca_pem", "columns", "blobs"}
     assert (content["version"], content["api_version"], content["expires"]) == (1, "2019-07-07", grant.expires)
     assert {"name", "url", "size", "etag", "content_hash"} == set(content["blobs"][0])
     assert all("sv=2019-07-07" in blob["url"] and "sp=r&" in blob["url"] for blob in content["blobs"])
@@ -143,21 +143,42 @@ def test_expired_grants_and_remains_of_earlier_runs_are_removed(
     manifest: dict[str, Any], vm: TrainingVMHook, run_task: RunTask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = f"{vm.home()}/{grants.GRANT_FOLDER}"
-    old = grants.grant_content(
+    ended = grants.grant_content(
         BlobManifest.from_json(manifest),
         lambda name: name,
         datetime.now(UTC) - timedelta(minutes=1),
+        dag_run=("unit", "expired"),
         api_version="",
         ca_pem="",
     )
     expired, valid = grants.grant_name("unit", "expired"), grants.grant_name("unit", "still running")
-    vm.put_file(old, f"{folder}/{expired}")
+    vm.put_file(ended, f"{folder}/{expired}")
     vm.run(f"touch -d '2 hours ago' {folder}/.x.json.123.tmp")
-    run_task(grant_task(manifest), run_id="still running")
     run_task(revoke_task(), run_id="another one")
-    assert f"Removed 1 expired grants that earlier runs had left: {expired}" in capsys.readouterr().out
+    run_task(grant_task(manifest), run_id="still running")
+    assert f"Removed grant {expired}, which an earlier run had left: its permission ended at" in capsys.readouterr().out
     assert vm.run(f"ls -A {folder}").stdout.split() == [valid]
     run_task(revoke_task(), run_id="still running")
+
+
+def test_whoever_grants_removes_the_grants_of_dag_runs_that_are_over_and_no_others(
+    manifest: dict[str, Any],
+    vm: TrainingVMHook,
+    run_task: RunTask,
+    comms: FakeComms,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    over = 'manual "over", 1'
+    run_task(grant_task(manifest), run_id=over)
+    run_task(grant_task(manifest), run_id="going on")
+    assert len(names(vm)) == 2
+    comms.dag_runs_over.add(over)
+    run_task(grant_task(manifest), run_id="mine")
+    name = grants.grant_name("unit", over)
+    assert (
+        f"Removed grant {name}, which an earlier run had left: its DAG run {over} is over." in capsys.readouterr().out
+    )
+    assert set(names(vm)) == {grants.grant_name("unit", "going on"), grants.grant_name("unit", "mine")}
 
 
 def test_a_manifest_of_another_store_is_refused(

@@ -19,11 +19,11 @@ def database(state: Path) -> MetadataDatabase:
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "asyncpg"])
-def test_its_address_leads_to_a_socket_whatever_the_folder_is_called(tmp_path: Path, driver: str) -> None:
-    state = tmp_path.parent / "a folder & more?"
+def test_its_address_leads_to_a_socket_whatever_the_folder_is_called(driver: str) -> None:
+    state = Path("/a folder & more?")
     url = make_url(database(state).url.replace("psycopg2", driver))
     _, arguments = sqlalchemy.make_url(url).get_dialect()().create_connect_args(url)
-    assert arguments["host"].startswith(f"{state}/airflow/postgres-")
+    assert arguments["host"].startswith(f"{state}/airflow/pg-")
     assert "password" not in arguments
 
 
@@ -48,4 +48,4 @@ def test_the_newest_version_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyP
         program.write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version}.3'\n")
         program.chmod(0o755)
     monkeypatch.setattr(metadata_database, "DEBIAN", tmp_path)
-    assert "postgres-17" in make_url(database(tmp_path).url).query["host"]
+    assert make_url(database(Path("/state")).url).query["host"] == "/state/airflow/pg-17"

@@ -55,8 +55,10 @@ def test_the_project_s_own_file_names_the_connections_that_a_site_file_expects(s
     assert types == {
         "stack_hub_blob": "wasb",
         "training_vm": "ssh",
+        "serving_host": "ssh",
         "azure_ml": "azure_ml",
         "container_registry": "azure_container_registry",
+        "residency_key": "ed25519",
     }
 
 

@@ -11,6 +11,8 @@ import yaml
 
 from edge_training.hooks import azure_ml
 from edge_training.hooks.container_registry import ContainerRegistryHook
+from edge_training.hooks.residency_key import ResidencyKeyHook
+from edge_training.hooks.serving_host import ServingHostHook
 from edge_training.hooks.stack_hub_blob import StackHubBlobHook
 from edge_training.hooks.training_vm import TrainingVMHook
 from edge_training.pipeline import build_dag
@@ -61,7 +63,7 @@ def test_a_setting_that_a_document_mentions_exists(document: Path) -> None:
 def test_default_ports_are_those_of_the_code() -> None:
     code = (PROJECT / "include/local_site/settings.py").read_text() + (PROJECT / "include/demo/settings.py").read_text()
     ports = re.findall(r"^\| `([A-Z_]+_PORT)` \| (\d+) \|", README, re.MULTILINE)
-    assert len(ports) == 5
+    assert len(ports) == 6
     for name, port in ports:
         symbol = "PORT_SETTING" if name == "AIRFLOW_UI_PORT" else f'"{name}"'
         assert re.search(rf"{symbol}\W+(?:env, )?{port}\b", code), name
@@ -96,8 +98,7 @@ def test_every_task_is_in_the_readme_and_has_a_place_in_the_operating_guide(task
 def test_every_error_that_can_end_a_task_is_in_the_operating_guide() -> None:
     from edge_training import exceptions
 
-    # An image is put into service by no task yet; the others are roots of the tree.
-    roots = {"EdgeTrainingError", "RunError", "DeploymentError"}
+    roots = {"EdgeTrainingError", "RunError"}
     names = {name for name in vars(exceptions) if name.endswith("Error")} - roots
     assert {name for name in names if f"`{name}`" not in OPERATING} == set()
 
@@ -107,8 +108,10 @@ def test_every_error_that_can_end_a_task_is_in_the_operating_guide() -> None:
     [
         ("stack_hub_blob", StackHubBlobHook.extras),
         ("training_vm", TrainingVMHook.extras),
+        ("serving_host", ServingHostHook.extras),
         ("azure_ml", frozenset(azure_ml.EXTRAS)),
         ("container_registry", ContainerRegistryHook.extras),
+        ("residency_key", ResidencyKeyHook.extras),
     ],
 )
 def test_the_readme_has_exactly_the_extras_that_a_connection_may_have(conn_id: str, extras: frozenset[str]) -> None:
