@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.code import CheckTrainingCodeOperator
+from edge_training.operators.code_scan import ScanTrainingCodeOperator
 from edge_training.operators.compute import EnsureComputeAttachedOperator
 from edge_training.operators.deployment import DeployModelOperator
 from edge_training.operators.egress import AuditEgressOperator
@@ -81,6 +82,16 @@ def train(site: SiteConfig, prepared: Prepared) -> PollRunOperator:
         training_vm_conn_id=site.compute.connection,
         blob_conn_id=site.data.connection,
     )
+    scan = ScanTrainingCodeOperator(
+        task_id="scan_training_code",
+        project=site.training.project,
+        scripts_folder=str(SCRIPTS),
+        code=prepared.code.output,
+        compute=prepared.compute.output,
+        grant=grant.output,
+        policy=_policy(site),
+        training_vm_conn_id=site.compute.connection,
+    )
     submission = _submission(site, prepared)
     run = SubmitExperimentOperator(task_id="submit_experiment", grant=grant.output, **submission)
     result = PollRunOperator(
@@ -98,6 +109,8 @@ def train(site: SiteConfig, prepared: Prepared) -> PollRunOperator:
     # Nothing is granted before the VM is known to be the right one, and nothing is trained without a place for its image.
     prepared.compute >> grant
     prepared.base >> run
+    # The runner removes the grant at its end: the scan must be over before.
+    scan >> run
     result >> revoke.as_teardown(setups=grant)
     return result
 

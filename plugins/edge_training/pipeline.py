@@ -38,6 +38,7 @@ DOCUMENTATION = """
 | `resolve_base_image` | pins the serving image's base by digest, before anything is trained |
 | `ensure_compute_attached` | measures the VM and attaches it as `{compute}` when needed |
 | `grant_data_access` / `revoke_data_access` | puts a short-lived, read-only permission for exactly these blobs on the VM, and removes it |
+| `scan_training_code` | looks on the VM for rows of the data in these files |
 | `submit_experiment` | submits the run, once per DAG run |
 | `poll_run` | waits without a worker, prints the remote log |
 | `audit_egress` | compares what Azure ML holds for the run with what was let out, and signs a receipt |

@@ -20,6 +20,9 @@ RUNNER_RECORD = "outputs/edge_run.json"
 # How the runner on the VM names a metric that the gate has let through.
 METRIC_LINE = re.compile(r"metric\s*\| (\S+ = .+)")
 
+# The runner's own phases as they follow each other; its record has them by name.
+RUNNER_PHASES = ("grant", "fetch", "scan", "script", "outputs", "wipe", "report")
+
 # A run's states, each with the moment (seconds since the epoch) at which it was first seen.
 History = list[tuple[str, float]]
 
@@ -103,6 +106,9 @@ def phase_table(
 
 def _measured(record: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
     seconds = record.get("seconds")
-    for name, took in seconds.items() if isinstance(seconds, dict) else ():
+    found = seconds if isinstance(seconds, dict) else {}
+    known = [name for name in RUNNER_PHASES if name in found]
+    for name in [*known, *(name for name in found if name not in known)]:
+        took = found[name]
         if isinstance(took, (int, float)) and not isinstance(took, bool):
             yield str(name), float(took)

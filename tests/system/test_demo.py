@@ -38,6 +38,7 @@ TASKS = (
     "resolve_base_image",
     "ensure_compute_attached",
     "grant_data_access",
+    "scan_training_code",
     "submit_experiment",
     "poll_run",
     "audit_egress",

@@ -17,7 +17,18 @@ PROJECT = Path(__file__).resolve().parents[2]
 PLUGIN = PROJECT / "plugins/edge_training"
 # Slow to import: only inside functions, never when a DAG is parsed.
 HEAVY = {"azureml", "sklearn", "skl2onnx", "onnx", "onnxruntime", "numpy"}
-PURE = ("residency", "images", "records", "exceptions", "lifecycle", "lineage", "grants", "blob_checks", "vm_checks")
+PURE = (
+    "residency",
+    "images",
+    "deployment",
+    "records",
+    "exceptions",
+    "lifecycle",
+    "lineage",
+    "grants",
+    "blob_checks",
+    "vm_checks",
+)
 # Which modules of `edge_training` each layer must not know: those above it.
 ABOVE = {
     "hooks": ("operators", "triggers", "pipeline", "site"),

@@ -52,7 +52,7 @@ def test_a_history_goes_through_json_and_what_is_none_is_an_empty_one() -> None:
 def test_the_table_has_every_phase_that_is_known_in_order() -> None:
     status = RunStatus("r", "Completed", started="2026-11-21T10:00:10Z", ended="2026-11-21T10:01:00+00:00")
     history = [("Queued", 1.0), ("Preparing", 6.0), ("Running", 9.0), ("Finalizing", 58.0), ("Completed", 61.0)]
-    record = {"seconds": {"fetch": 0.5, "script": 40, "broken": "x"}}
+    record = {"seconds": {"another": 2, "broken": "x", "script": 40, "fetch": 0.5}}
     assert phase_table(history, "2026-11-21T10:00:00Z", status, record) == [
         ("queued and prepared", 10.0),
         ("  queued", 5.0),
@@ -60,6 +60,7 @@ def test_the_table_has_every_phase_that_is_known_in_order() -> None:
         ("running", 50.0),
         ("  fetch", 0.5),
         ("  script", 40.0),
+        ("  another", 2.0),
         ("finalizing", 3.0),
     ]
 

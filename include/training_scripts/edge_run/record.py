@@ -29,6 +29,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -52,12 +53,13 @@ class RunLog:
     """Prints the run's log, line by line, and remembers what it printed by its hash."""
 
     def __init__(self) -> None:
+        self._stream = sys.stdout
         self._digest = hashlib.sha256()
         self._lines = self._bytes = 0
 
     def say(self, text: str) -> None:
         """Print some lines at once, so that whoever watches sees them."""
-        print(text, flush=True)
+        print(text, file=self._stream, flush=True)
         # As the standard output encodes it, see __main__.
         content = f"{text}\n".encode("utf-8", "backslashreplace")
         self._digest.update(content)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -89,8 +90,14 @@ def main(argv: Sequence[str], snapshot: Path) -> int:
     :param argv: the command line without the program.
     :param snapshot: the snapshot's root, which has ``project/train.py`` and takes ``outputs``.
     """
-    reporter = make_reporter()
     record = RunRecord("")
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        return _main(argv, snapshot, record)
+
+
+def _main(argv: Sequence[str], snapshot: Path, record: RunRecord) -> int:
+    """Do the same, where nothing but the record's log can print: what Azure ML's SDK says is not on the record."""
+    reporter = make_reporter()
     run = _Run(snapshot, reporter, record)
     run.outputs.mkdir(exist_ok=True)
     try:

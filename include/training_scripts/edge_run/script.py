@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -86,10 +87,12 @@ class Script:
         """
         reader, writer = os.pipe()
         with socket.create_server(("127.0.0.1", 0)) as door, socket.socket(socket.AF_UNIX) as abstract:
-            abstract.bind(f"\0edge-run-{os.getpid()}")
+            # Such names are shared by all who share the network, and process numbers repeat.
+            name = f"edge-run-{secrets.token_hex(8)}"
+            abstract.bind(f"\0{name}")
             abstract.listen()
             _prove_door(door)
-            command = self._command(writer, door.getsockname()[1], f"edge-run-{os.getpid()}")
+            command = self._command(writer, door.getsockname()[1], name)
             try:
                 process = subprocess.Popen(
                     command,

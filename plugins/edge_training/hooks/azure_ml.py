@@ -251,7 +251,7 @@ class AzureMLHook(AzureMLWorkspaceHook):
         """
         return self._call(
             f"read the metrics of run '{run_id}'",
-            lambda workspace: last_numbers(calls.get_run(workspace, run_id).get_metrics()),
+            lambda workspace: last_numbers(calls.read_metrics(workspace, run_id)),
         )
 
     def artifacts(self, run_id: str) -> tuple[str, ...]:

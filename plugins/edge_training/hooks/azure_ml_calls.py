@@ -102,6 +102,18 @@ def active_states() -> list[str]:
     return [*States.get_running_statuses(), *States.get_post_processing_statuses()]
 
 
+def read_metrics(workspace: Any, run_id: str) -> dict[str, Any]:
+    """Return each metric of a run.
+
+    The SDK's own ``Run.get_metrics`` answers that there is none when the service does not answer which there are.
+    """
+    client = get_run(workspace, run_id)._client.metrics  # noqa: SLF001 - see above
+    found = {
+        name: client.get_metric_for_run_v2(name, run_id=run_id) for name in client.list_metric_names_for_run_id(run_id)
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def find_models(
     workspace: Any, name: str, tags: Mapping[str, str] | None = None, run_id: str | None = None
 ) -> list[ModelVersion]:

@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from demo.settings import PROJECT
 from tests.system.chaos.evidence import Witness
+from tests.system.chaos.lanes import PROJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +19,15 @@ if TYPE_CHECKING:
 POLL = "poll_run"
 TRIGGERER = "airflow-triggerer"
 SCHEDULER = "airflow-scheduler"
-SCRIPT = """
+MAIN = 'if __name__ == "__main__":'
+# What the training does before it trains.
+DELAY = """
 import time
-import edge_context
+
 for second in range({seconds}):
     edge_context.log_text(f"still here after {{second}} s")
     time.sleep(1)
-edge_context.log_metric("roc_auc", 1.0)
-edge_context.save_model(b"\\x08\\x08:\\x00B\\x02\\x10\\x11", "model.onnx")  # the least that is an ONNX model
+
 """
 
 
@@ -53,10 +56,12 @@ class Scene:
         self.dag_id = self.lane.dag_id
         self.dag_run = ""
         self.known: set[str] = set(self._runs())
+        self.training = (PROJECT / "include" / "training_scripts" / PROJECT_NAME / "train.py").read_text()
 
     def start(self, seconds: int) -> None:
-        """Start a DAG run whose script takes this long."""
-        self.lane.script.write_text(SCRIPT.format(seconds=seconds))
+        """Start a DAG run whose training takes this long before it begins in earnest."""
+        head, main, tail = self.training.rpartition(MAIN)
+        self.lane.script.write_text(head + DELAY.format(seconds=seconds) + main + tail)
         self.dag_run = self.api.trigger(self.dag_id)
 
     def started(self) -> str:

@@ -227,6 +227,22 @@ def test_whole_numbers_are_found_as_integers_too(tmp_path: Path, method: str) ->
         assert scanner.scan(_noise(50) + _floats(other, code)) is None, code
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_flags_and_classes_among_other_columns_are_no_evidence(tmp_path: Path, method: str) -> None:
+    source = _source(7)
+    rows = [
+        [f"{source.uniform(1, 500):.4f}" for _ in range(9)] + [str(source.randrange(2)) for _ in range(9)]
+        for _ in range(300)
+    ]
+    lines = [",".join(row) for row in rows]
+    scanner = Scanner(_write(tmp_path, lines, ",".join(f"c{n}" for n in range(18))), Policy(), METHODS[method])
+    code = b"x[1, 0, 1, 1, 0, 0, 1, 0] = (0, 1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1)\n"
+    assert scanner.scan(code * 30) is None
+    assert scanner.scan(",".join(row[-1] for row in rows[0::3][:40]).encode()) is None
+    assert scanner.scan(lines[5].encode()) is not None
+    assert scanner.scan(_floats([float(cell) for cell in rows[5][:9]], "<f")) is not None
+
+
 @pytest.mark.parametrize("content", ["", "\n", "a\n", "a,b\n", "no table at all, just a line", "1,2\n1,2\n1,2\n"])
 @pytest.mark.parametrize("method", METHODS)
 def test_data_that_say_nothing_forbid_nothing(tmp_path: Path, content: str, method: str) -> None:

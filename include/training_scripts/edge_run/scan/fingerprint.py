@@ -42,6 +42,8 @@ MOST_RUNS = 6_000_000
 MOST_CELLS = 2_000_000
 MOST_DIGITS = 19  # that many fit into 64 bits
 _LONGEST_RUN = 64
+_LEAST_PART = 0.6
+_COARSE = 0.25
 _SAMPLE_FILES, _SAMPLE_ROWS = 16, 4096
 _TELLING_DIGITS = 4
 _SHORTEST_WORD = 6
@@ -61,6 +63,8 @@ class Measures:
     :param digits: how many digits from a cell's first on make a run of digits; 0 for none.
     :param digit_runs_needed: how many different runs of digits prove it.
     :param whole: whether all numbers are whole.
+    :param entropies: how many bits a cell of each column says, 0 for a column without numbers.
+    :param run_bits: how many bits a run must say to count at all.
     """
 
     rows: int = 0
@@ -71,6 +75,18 @@ class Measures:
     digits: int = 0
     digit_runs_needed: int = 1
     whole: bool = False
+    entropies: tuple[float, ...] = ()
+    run_bits: float = 0.0
+
+    def telling_starts(self, entropies: Sequence[float]) -> list[int]:
+        """Return the places in a row from which a run says enough: not those in the midst of flags, or of few classes."""
+        length = self.row_cells
+        sums = [sum(entropies[place : place + length]) for place in range(len(entropies) - length + 1)]
+        return [place for place, bits in enumerate(sums) if bits >= self.run_bits]
+
+    def telling_columns(self) -> list[int]:
+        """Return the columns whose runs, downwards, say enough."""
+        return [place for place, bits in enumerate(self.entropies) if bits * self.row_cells >= self.run_bits]
 
 
 class Fingerprint:
@@ -86,7 +102,8 @@ class Fingerprint:
         self.runs, self.digit_runs = HashSample(MOST_RUNS, numpy), HashSample(MOST_CELLS, numpy)
         self.cells, self.words = HashSample(MOST_CELLS, numpy), HashSample(MOST_CELLS, numpy)
         self.header: set[str] = set()
-        self.blobs: set[str] = set()
+        self.blobs: set[tuple[int, str]] = set()
+        self.sizes: set[int] = set()
         self.measures, self._common = _measure(paths, bits, numpy)
         self._common_values = numpy.array(sorted(self._numbers()), dtype=numpy.float64) if numpy is not None else None
         each = sum(1 if one.together == 1 else 4 for one in encodings(self.measures.whole))
@@ -105,7 +122,8 @@ class Fingerprint:
         with path.open("rb") as file:
             while part := file.read(1 << 20):
                 digest.update(part)
-        self.blobs.add(digest.hexdigest())
+        self.sizes.add(path.stat().st_size)
+        self.blobs.add((path.stat().st_size, digest.hexdigest()))
 
     def _take_chunk(self, chunk: Chunk) -> None:
         measures = self.measures
@@ -116,15 +134,20 @@ class Fingerprint:
             measures.cells += sum(value == value for row in chunk.rows for value in row)
             self.patterns.add(list_patterns(chunk.rows, measures.whole))
             self.cells.add(cell_hash(v) for row in chunk.rows for v in row if is_telling(v) and v not in self._common)
-            lines = [*chunk.rows, *map(list, zip(*chunk.rows, strict=True))]
-            self.runs.add(hashed for line in lines for hashed in run_hashes(line, measures.row_cells))
+            self._take_lists(chunk.rows)
             self.digit_runs.add(_digit_runs(chunk, measures.digits))
         else:
             measures.cells += int((chunk.rows == chunk.rows).sum())
             self._take_array(chunk)
-        self.runs.add(
-            [hashed for row in _gappy(chunk.rows, self.numpy) for hashed in run_hashes(row, measures.row_cells)]
-        )
+        for row, entropies in _gappy(chunk.rows, measures.entropies, self.numpy):
+            self.runs.add(list(run_hashes(row, measures.row_cells, measures.telling_starts(entropies))))
+
+    def _take_lists(self, rows: Sequence[Sequence[float]]) -> None:
+        measures = self.measures
+        starts, columns = measures.telling_starts(measures.entropies), list(zip(*rows, strict=True))
+        self.runs.add(hashed for row in rows for hashed in run_hashes(row, measures.row_cells, starts))
+        down = (columns[place] for place in measures.telling_columns() if place < len(columns))
+        self.runs.add(hashed for column in down for hashed in run_hashes(column, measures.row_cells))
 
     def _take_array(self, chunk: Chunk) -> None:
         numpy, rows = self.numpy, chunk.rows
@@ -132,8 +155,11 @@ class Fingerprint:
             self.patterns.add(patterns)
         telling = array_telling(rows, numpy) & ~numpy.isin(rows, self._common_values)
         self.cells.add(hash_runs(CELL, [rows[telling].view(numpy.uint64)], numpy))
-        for lines in (rows, rows.T):
-            self.runs.add(array_run_hashes(lines, self.measures.row_cells, numpy))
+        measures = self.measures
+        starts = measures.telling_starts(measures.entropies)
+        self.runs.add(array_run_hashes(rows, measures.row_cells, numpy, starts))
+        down = [place for place in measures.telling_columns() if place < rows.shape[1]]
+        self.runs.add(array_run_hashes(rows.T[down], measures.row_cells, numpy))
         self.digit_runs.add(_array_digit_runs(chunk, self.measures.digits, numpy))
 
     def _numbers(self) -> list[float]:
@@ -170,14 +196,17 @@ def array_telling(values: Any, numpy: Any) -> Any:
         return good & (scale > 0) & (numpy.abs(numpy.round(values / scale) * scale - values) > 1e-9 * size)
 
 
-def run_hashes(values: Sequence[float], length: int) -> Iterator[int]:
-    """Yield the hashes of all runs of neighbours that tell something."""
+def run_hashes(values: Sequence[float], length: int, starts: Sequence[int] | None = None) -> Iterator[int]:
+    """Yield the hashes of all runs of neighbours that tell something.
+
+    :param starts: where they may begin; None for anywhere.
+    """
     if not length:
         return
     bits = [single(value) for value in values]
     rounded = [to_single(one) for one in bits]
-    for start in range(len(bits) - length + 1):
-        if tells(rounded[start : start + length]):
+    for start in range(len(bits) - length + 1) if starts is None else starts:
+        if start + length <= len(bits) and tells(rounded[start : start + length]):
             yield hash_run(ROW, bits[start : start + length])
 
 
@@ -192,12 +221,14 @@ def _least_turns(length: int) -> int:
     return max(1, min(2, length - 2), length // 3)
 
 
-def array_run_hashes(lines: Any, length: int, numpy: Any) -> Any:
-    """Return the hashes of all runs within the rows of an array that tell something."""
+def array_run_hashes(lines: Any, length: int, numpy: Any, starts: Sequence[int] | None = None) -> Any:
+    """Return the hashes of all runs within the rows of an array that tell something; where they begin as above."""
     if not length or lines.shape[1] < length or not len(lines):
         return numpy.empty(0, dtype=numpy.uint64)
     bits, good = array_runs(lines, length, numpy)
     count = good.shape[1]
+    if starts is not None:
+        good &= numpy.isin(numpy.arange(count), starts)
     return hash_runs(ROW, [bits[:, step : step + count][good] for step in range(length)], numpy)
 
 
@@ -219,13 +250,13 @@ def array_runs(lines: Any, length: int, numpy: Any) -> tuple[Any, Any]:
     return rounded.view(numpy.uint32).astype(numpy.uint64), good
 
 
-def _gappy(rows: Any, numpy: Any) -> Iterator[list[float]]:
+def _gappy(rows: Any, entropies: Sequence[float], numpy: Any) -> Iterator[tuple[list[float], list[float]]]:
     """Yield the rows that lack numbers somewhere, without the gaps, as they would be written one after the other."""
     chosen = rows if numpy is None else rows[numpy.isnan(rows).any(axis=1)].tolist()
     for row in chosen:
-        kept = [value for value in row if value == value]
+        kept = [(value, bits) for value, bits in zip(row, entropies, strict=False) if value == value]
         if len(kept) < len(row):
-            yield kept
+            yield [value for value, _ in kept], [bits for _, bits in kept]
 
 
 def digit_hash(digits: bytes) -> int:
@@ -294,13 +325,16 @@ def _measure(paths: Sequence[Path], bits: int, numpy: Any) -> tuple[Measures, se
 def _thresholds(rows: list[list[float]], content: int, total: int, bits: int) -> Measures:
     width = max(map(len, rows), default=0)
     columns = [[row[place] for row in rows if place < len(row) and row[place] == row[place]] for place in range(width)]
+    entropies = tuple(map(_entropy, columns))
     columns = [column for column in columns if column]
-    measures = Measures(columns=len(columns))
+    measures = Measures(columns=len(columns), entropies=entropies)
     if not columns:
         return measures
     measures.whole = all(value == int(value) for column in columns for value in column if abs(value) < math.inf)
     measures.cells = max(1, sum(map(len, columns)) * total // max(1, content))
-    each = sum(map(_entropy, columns)) / len(columns)
+    # Flags and classes among finer columns would make the runs of these needlessly long.
+    telling = [one for one in entropies if one >= max(entropies) * _COARSE]
+    each = sum(telling) / len(telling)
     needed = bits + math.log2(measures.cells)
     if each < 0.25:  # the numbers hardly differ: nobody could tell rows apart
         return measures
@@ -308,6 +342,7 @@ def _thresholds(rows: list[list[float]], content: int, total: int, bits: int) ->
     # One column fewer than there are: what is to be predicted is often kept apart.
     measures.row_cells = min(wanted, _LONGEST_RUN, len(columns) - 1 if len(columns) > 3 else wanted)
     measures.runs_needed = math.ceil(needed / (each * measures.row_cells))
+    measures.run_bits = _LEAST_PART * each * measures.row_cells
     digits_each = content / max(1, sum(map(len, columns))) - 1.5  # a separator, and half a point
     digit_bits = min(math.log2(10), each / max(1.0, digits_each))
     measures.digits = min(MOST_DIGITS, math.ceil(needed / digit_bits))

@@ -119,7 +119,8 @@ class Scanner:
         parts[0] += 1
         if parts[0] > _MOST_PARTS:
             raise TooMuchError
-        if hashlib.sha256(content).hexdigest() in self.data.blobs:
+        size = len(content)
+        if size in self.data.sizes and (size, hashlib.sha256(content).hexdigest()) in self.data.blobs:
             return Finding("blob", where)
         text = _is_text(content)
         kind = self._search_text(content) if text else self._search_binary(content)

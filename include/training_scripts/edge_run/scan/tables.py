@@ -1,4 +1,4 @@
-"""Reads the blobs into rows of cells, two megabytes at a time: what is a number becomes one, what is not stays text.
+"""Reads the blobs into rows of cells, a megabyte at a time: what is a number becomes one, what is not stays text.
 
 A blob that is no table is one column of text to it, which does no harm.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CHUNK_BYTES = 2 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 _DELIMITERS = (",", ";", "\t", "|")
 
 
