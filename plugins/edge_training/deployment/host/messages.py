@@ -177,7 +177,11 @@ async def pass_response(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     :raises MessageError: when the program's answer is none; nothing was sent to the client then.
     :raises NotListeningError: when the program got nothing of the request.
     """
-    head = await read_head(reader)
+    try:
+        head = await read_head(reader)
+    except ConnectionError as error:
+        # Whoever ends with a request in its queue resets the connection: nobody has read it. Who has read it closes.
+        raise NotListeningError from error
     if head is None:
         raise MessageError(502, "The model's program ended the connection without an answer.")
     if head.get("x-edge-relay"):
