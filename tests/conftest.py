@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from tests.running_site import RunningSite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Whoever starts the tests in a script's background hands them a SIGINT that is ignored, and they hand it on to what they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

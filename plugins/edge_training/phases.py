@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_training.deployment.probes import PROBE_FILE
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.code import CheckTrainingCodeOperator
 from edge_training.operators.code_scan import ScanTrainingCodeOperator
@@ -276,7 +277,7 @@ def _policy(site: SiteConfig) -> dict[str, Any]:
     """Return what the gate and the sandbox are told; a model of another name than the runner's default must be named to them."""
     policy = dict(site.residency.policy)
     if site.model.file != Model.model_fields["file"].default:
-        policy.setdefault("model_files", (site.model.file,))
+        policy.setdefault("model_files", (site.model.file, PROBE_FILE))
     return policy
 
 

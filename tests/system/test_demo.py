@@ -306,7 +306,7 @@ def test_azure_ml_holds_the_run_and_the_model_that_the_facts_name(story: Story) 
 def test_a_second_demo_makes_the_next_version_and_leaves_the_earlier_ones_alone(story: Story) -> None:
     assert story.second_facts["model"]["version"] == story.first_facts["model"]["version"] + 1
     earlier, later = by_version(story.first_azure_ml), by_version(story.second_azure_ml)
-    assert earlier.items() <= later.items()
+    assert {version: later[version] for version in earlier} == earlier
     assert set(later) - set(earlier) == {story.second_facts["model"]["version"]}
 
 

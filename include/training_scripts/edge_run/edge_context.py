@@ -7,6 +7,7 @@
     for path in edge_context.data_files(): ...
     edge_context.log_metric("accuracy", 0.97)
     edge_context.save_model(model_bytes, "model.onnx")
+    edge_context.save_probe([(request, answer), ...])
 
 Inside a run each call becomes one line of JSON on a pipe to the runner, ``{"version": 1, "method": ..., "params": {...}}``.
 Outside a run (a laptop, a notebook) the module says so once and works on local files: data from ``EDGE_DATA_DIR``, parameters
@@ -22,10 +23,15 @@ import shutil
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 1024
+PROBE_FILE = "probe.json"
+MOST_PROBE_CASES = 100
 
 Parameter = str | int | float | bool | None
 
@@ -104,6 +110,21 @@ def save_model(model: bytes | str | os.PathLike[str], name: str = "model.onnx") 
     else:
         shutil.copyfile(model, folder / name)
     _send("save_model", {"name": name})
+
+
+def save_probe(cases: Iterable[tuple[Any, Any]], absolute: float = 1e-4, relative: float = 1e-3) -> None:
+    """Hand on what the model answers to requests that were made up, so that its image can be tried out with them later.
+
+    :param cases: 1 to 100 pairs of a request, as ``/score`` takes it, and the answer to it. Make the requests up: no row of the data.
+    :param absolute: how far a number of an answer may be off, from 0 to 1.
+    :param relative: how far it may be off as a part of itself, from 0 to 1; the larger of both limits holds.
+    :raises ValueError: when there are too few or too many cases, or something of them is not JSON.
+    """
+    pairs = [{"request": request, "answer": answer} for request, answer in cases]
+    if not 0 < len(pairs) <= MOST_PROBE_CASES:
+        raise ValueError(f"A probe has 1 to {MOST_PROBE_CASES} cases, not {len(pairs)}.")
+    probe = {"version": 1, "cases": pairs, "tolerance": {"absolute": absolute, "relative": relative}}
+    save_model(json.dumps(probe, allow_nan=False).encode(), PROBE_FILE)
 
 
 def _inside_a_run() -> bool:

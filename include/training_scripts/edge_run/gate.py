@@ -8,6 +8,7 @@ ended: by then it is known what the rest of it was.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import mmap
 import os
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PASSED, CUT, WITHHELD, DROPPED = "passed", "cut", "withheld", "dropped"
 CHUNK_BYTES = 1024 * 1024
+# A probe is a few requests and answers; JSON is easily read, and much of it is data.
+JSON_BYTES = 64 * 1024
 _LAST_LINES = 12
 _MOST_EXPLAINED = 20
 
@@ -211,6 +214,8 @@ class Gate:
                 check_onnx(content)
             except NotOnnxError as error:
                 return f"it is not an ONNX model and nothing else: {error}"
+        elif name.endswith(".json") and (len(content) > JSON_BYTES or not _is_json(content)):
+            return f"it is not JSON of at most {JSON_BYTES} bytes"
         finding = self._scanner.scan(content) if self._scanner else None
         return finding.reason if finding else ""
 
@@ -288,6 +293,14 @@ class Gate:
 
 
 _FAILED = "no model leaves a run that failed"
+
+
+def _is_json(content: Any) -> bool:
+    try:
+        json.loads(content[:])
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_finite(value: float) -> bool:

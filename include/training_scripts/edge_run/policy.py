@@ -24,7 +24,7 @@ ON_WITHHELD = ("fail", "continue")
 class Policy:
     """What the gate lets out and what the sandbox grants.
 
-    :param model_files: the names that a model's file may have.
+    :param model_files: the names that a model's file, or the probe beside it, may have.
     :param model_bytes: the most that all model files together may have.
     :param metric_pattern: what a metric's name must match as a whole.
     :param metric_values: the most metric values that a run may send.
@@ -45,7 +45,7 @@ class Policy:
     :param token_total: the most characters of such stretches that a run may send.
     """
 
-    model_files: tuple[str, ...] = ("model.onnx",)
+    model_files: tuple[str, ...] = ("model.onnx", "probe.json")
     model_bytes: int = 512 * 1024 * 1024
     metric_pattern: str = r"[a-z][a-z0-9_]{0,63}"
     metric_values: int = 10_000

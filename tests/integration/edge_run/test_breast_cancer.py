@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_training.deployment.host.ask import differences
+from edge_training.deployment.probes import PROBE_FILE, parse_probe
 from edge_training.residency.code import stage_source
 from local_site import training_env
 from local_site.data import blobs
@@ -34,6 +36,14 @@ print(json.dumps({
     "rows": len(rows),
     "sums": float(numpy.abs(probabilities.sum(axis=1) - 1).max()),
 }))
+"""
+
+SCORE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import score
+score.init()
+print(json.dumps([score.run(request) for request in json.load(sys.stdin)]))
 """
 
 
@@ -75,9 +85,29 @@ def test_it_trains_a_good_portable_model_and_leaves_nothing_else(project: Site, 
     assert len(metrics["cv_roc_auc"]) > 3
     assert {item["verdict"] for item in outcome.record["items"]} == {"passed"}
     assert outcome.record["bytes_out"] < 10_000
-    assert outcome.outputs == ["edge_run.json", "model.onnx"]
+    assert outcome.outputs == ["edge_run.json", "model.onnx", "probe.json"]
     assert project.remains == []
+    _assert_probed(python, project.snapshot / "outputs")
     _assert_portable(python, project.snapshot / "outputs" / "model.onnx", project, tmp_path)
+
+
+def _assert_probed(python: str, outputs: Path) -> None:
+    """The recorded answers are those that the scoring code gives, they differ from each other, and no number is the data's."""
+    probe = parse_probe((outputs / PROBE_FILE).read_bytes(), "the run")
+    requests = [json.dumps(case["request"]) for case in probe["cases"]]
+    done = subprocess.run(  # noqa: S603 - the test's own interpreter
+        [python, "-c", SCORE, str(SCRIPTS / "breast_cancer")],
+        env={"AZUREML_MODEL_DIR": str(outputs)},
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = json.loads(done.stdout.splitlines()[-1])
+    for case, answer in zip(probe["cases"], answers, strict=True):
+        assert not differences(case["answer"], answer, **probe["tolerance"])
+    assert {answer["labels"][0] for answer in answers} == {0, 1}
+    assert len({answer["probabilities"][0][0] for answer in answers}) == len(answers)
 
 
 def _assert_portable(python: str, model: Path, project: Site, folder: Path) -> None:

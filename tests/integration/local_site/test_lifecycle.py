@@ -24,6 +24,8 @@ from tests.running_site import RunningSite
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PATIENCE_SECONDS = 10.0
+
 
 @pytest.fixture
 def site() -> Iterator[RunningSite]:
@@ -66,7 +68,10 @@ def test_a_job_that_was_left_on_the_vm_ends_with_it(site: RunningSite) -> None:
     site.up("vm")
     mark = f"sleep 31{os.getpid()}"
     site.ssh(f"setsid nohup {mark} >/dev/null 2>&1 &")
-    assert mark in _all_command_lines()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while mark not in _all_command_lines():
+        assert time.monotonic() < deadline, "the job was never started"
+        time.sleep(0.05)
     site.command("down")
     assert mark not in _all_command_lines()
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from demo.errors import DemoError
 from local_site.errors import LocalSiteError
+from tests.running_site import free_ports
 from tests.system.chaos import report
 from tests.system.chaos.calls import unknown
 from tests.system.chaos.evidence import ENDED, LIST_LEFT, Witness, WitnessError
@@ -105,7 +106,11 @@ class Chaos:
         """
         # Not below the project, and readable for the account of the VM.
         folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-        stack = ChaosStack(folder, lambda place: [make_lane(place, f"lane_{n + 1}") for n in range(self._lanes)])
+        ports = free_ports(self._lanes)
+        stack = ChaosStack(
+            folder,
+            lambda place: [make_lane(place, f"lane_{n}", serving_port=port) for n, port in enumerate(ports, start=1)],
+        )
         begin = time.monotonic()
         try:
             self._rounds(stack, plan)

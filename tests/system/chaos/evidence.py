@@ -6,6 +6,7 @@ pipeline shall not be met by the one who judges.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import sqlite3
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edge_training.grants import grant_name
+from edge_training.site_deployment import Host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +53,7 @@ class Evidence:
     :param images: the digests of all images in the repository, also of those without a tag.
     :param tags: tag → digest.
     :param left: the DAG run's grant and training data of runs that are over, as far as they lie on the VM.
+    :param serving: the digest of the image that is in service, ``""`` when none is, ``None`` when the lane deploys none.
     """
 
     runs: dict[str, str] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Evidence:
     images: frozenset[str] = frozenset()
     tags: dict[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    serving: str | None = None
 
     def since(self, before: Evidence) -> Evidence:
         """Return what is new; runs that still go on are never old."""
@@ -67,6 +71,7 @@ class Evidence:
             images=self.images - before.images,
             tags={tag: digest for tag, digest in self.tags.items() if before.tags.get(tag) != digest},
             left=self.left,
+            serving=self.serving,
         )
 
     @property
@@ -142,6 +147,7 @@ class Witness:
                 for link in self._registry.glob("_manifests/tags/v*/current/link")
             },
             left=self._left(dag_run_id),
+            serving=self._serving(),
         )
 
     def _is_image(self, digest: str) -> bool:
@@ -153,14 +159,39 @@ class Witness:
         return self._blobs / digest[:2] / digest / "data"
 
     def _left(self, dag_run_id: str) -> tuple[str, ...]:
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while (done := self._stack.site.ssh(LIST_LEFT)).returncode:
-            if time.monotonic() > deadline:
-                raise WitnessError(f"The VM lets nobody in, so nobody can say what is left there: {done.stderr}")
-            time.sleep(PAUSE_SECONDS)
         mine = grant_name(self._dag_id, dag_run_id)
         # Other lanes' DAG runs go on, and have grants of their own.
-        return tuple(path for path in done.stdout.split() if "/" in path or path == mine)
+        return tuple(path for path in self._on_vm(LIST_LEFT).split() if "/" in path or path == mine)
+
+    def _serving(self) -> str | None:
+        """Return what is in service by the host's own record, as far as it really answers."""
+        target = next((target for target in self._site.deployment.targets if isinstance(target, Host)), None)
+        if target is None:
+            return None
+        state = json.loads(
+            self._on_vm(f"cat .edge-training/serving/d/{target.name}/state.json 2>/dev/null || echo '{{}}'")
+        )
+        if not state.get("active"):
+            return ""
+        with closing(http.client.HTTPConnection("127.0.0.1", target.port or 0, timeout=SETTLE_SECONDS)) as connection:
+            try:
+                connection.request("GET", "/")
+                healthy = connection.getresponse().status == http.client.OK
+            except (OSError, http.client.HTTPException):
+                healthy = False
+        return str(state["active"]["digest"]).removeprefix("sha256:") if healthy else ""
+
+    def _on_vm(self, command: str) -> str:
+        """Return what a command prints on the VM.
+
+        :raises WitnessError: when nobody is let in for long.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while (done := self._stack.site.ssh(command)).returncode:
+            if time.monotonic() > deadline:
+                raise WitnessError(f"The VM lets nobody in, so nobody can say what is there: {done.stderr}")
+            time.sleep(PAUSE_SECONDS)
+        return done.stdout
 
     def _query(self, statement: str, value: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.database, timeout=DATABASE_SECONDS)) as connection, connection:
@@ -192,6 +223,7 @@ def _judge_success(told: Told, new: Evidence, completed: list[str]) -> list[str]
     digest = told.digest.removeprefix("sha256:")
     version = re.sub(r".*:", "v", told.model)
     checks = {
+        f"the DAG run names image {digest}, but in service is {new.serving or 'none'}": new.serving in {digest, None},
         f"the DAG run names run {told.run_id}, but those that completed are {completed}": told.run_id in completed,
         f"the DAG run names model {told.model} of run {told.run_id}, but new are {new.models}": new.models.get(
             told.model

@@ -57,12 +57,13 @@ class Lane:
         self.script.write_text(f"{self.script.read_text()}# {remark}\n")
 
 
-def make_lane(folder: Path, name: str, maximum_duration: str = "10m") -> Lane:
+def make_lane(folder: Path, name: str, maximum_duration: str = "10m", serving_port: int | None = None) -> Lane:
     """Write a site file and a copy of the training projects.
 
     :param folder: where all lanes live.
     :param name: the site's name.
     :param maximum_duration: the site's limit on training time.
+    :param serving_port: where the lane's model serves; without one it is not deployed.
     """
     lane = Lane(name, folder / name, folder / "sites")
     content = yaml.safe_load((PROJECT / "include/sites/local.yaml").read_text())
@@ -74,6 +75,11 @@ def make_lane(folder: Path, name: str, maximum_duration: str = "10m") -> Lane:
     content["image"]["repository"] = f"models/{short}"
     # What is put into service has one port on this machine, and lanes have nothing in common.
     content.pop("deployment", None)
+    if serving_port is not None:
+        content["deployment"] = {
+            "require_probe": True,
+            "targets": [{"kind": "host", "name": short, "port": serving_port}],
+        }
     lane.sites.mkdir(parents=True, exist_ok=True)
     (lane.sites / f"{name}.yaml").write_text(yaml.safe_dump(content))
     for part in ("training_scripts", "serving"):

@@ -22,11 +22,15 @@ TASKS = (
     "resolve_base_image",
     "ensure_compute_attached",
     "grant_data_access",
+    "scan_training_code",
     "submit_experiment",
     "poll_run",
     "revoke_data_access",
+    "audit_egress",
     "register_model",
     "build_and_push_image",
+    "verify_image",
+    "deploy_model",
 )
 ANY = "any moment"
 WAITING = ("submit_experiment", "poll_run", "poll_run", "register_model", ANY)
@@ -39,9 +43,25 @@ KILLS = {
     "dag-processor": ("verify_blob_data", "submit_experiment", "poll_run", ANY),
     "api-server": ("grant_data_access", *WAITING, "build_and_push_image"),
     "azure-ml": ("ensure_compute_attached", *WAITING, "build_and_push_image"),
-    "sshd": ("ensure_compute_attached", "grant_data_access", "revoke_data_access", *WAITING),
-    "blob": ("verify_blob_data", "ensure_compute_attached", "poll_run", ANY),
-    "registry": ("resolve_base_image", "build_and_push_image", "build_and_push_image", ANY),
+    "sshd": (
+        "ensure_compute_attached",
+        "grant_data_access",
+        "scan_training_code",
+        "revoke_data_access",
+        "audit_egress",
+        "verify_image",
+        "deploy_model",
+        *WAITING,
+    ),
+    "blob": ("verify_blob_data", "ensure_compute_attached", "poll_run", "audit_egress", ANY),
+    "registry": (
+        "resolve_base_image",
+        "build_and_push_image",
+        "build_and_push_image",
+        "verify_image",
+        "deploy_model",
+        ANY,
+    ),
 }
 SECOND_FAULT = 0.3
 # Seconds from a task's start within which it is hit: about as long as it runs, so that most hits come before its end.
@@ -50,8 +70,11 @@ LONG_TASKS = {
     "ensure_compute_attached": 1.0,
     "submit_experiment": 1.2,
     "poll_run": 4.0,
+    "audit_egress": 1.0,
     "register_model": 0.7,
     "build_and_push_image": 0.8,
+    "verify_image": 2.0,
+    "deploy_model": 2.0,
 }
 LONGEST_DOWN = 4.0
 USUAL_SECONDS = 12.0

@@ -12,6 +12,7 @@ import pytest
 
 from edge_run import edge_context
 from edge_run.protocol import parse_message
+from edge_training.deployment.probes import PROBE_FILE, parse_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,3 +109,20 @@ def test_a_metric_that_is_not_a_number_fails_where_it_is_logged(laptop: Path) ->
 def test_a_model_name_that_is_a_path_is_refused(laptop: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not a plain file name"):
         edge_context.save_model(b"", name)
+
+
+def test_a_probe_is_what_the_pipeline_reads(laptop: Path) -> None:
+    with pytest.warns(UserWarning, match="not inside a run"):
+        edge_context.save_probe([({"data": [[1.5]]}, {"labels": [0]})], absolute=0.01)
+    probe = parse_probe((laptop / "outputs" / PROBE_FILE).read_bytes(), "this test")
+    assert probe["cases"] == [{"request": {"data": [[1.5]]}, "answer": {"labels": [0]}}]
+    assert probe["tolerance"] == {"absolute": 0.01, "relative": 0.001}
+
+
+@pytest.mark.parametrize("cases", [[], [(1, 2)] * 101, [(1, float("nan"))], [(1, float("inf"))]])
+def test_a_probe_without_cases_or_with_what_json_cannot_say_is_refused(
+    laptop: Path, cases: list[tuple[object, object]]
+) -> None:
+    with pytest.raises(ValueError, match=r"cases|JSON"):
+        edge_context.save_probe(cases)
+    assert not (laptop / "outputs").exists()

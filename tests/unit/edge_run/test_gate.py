@@ -189,3 +189,12 @@ def test_what_is_not_exactly_an_onnx_model_is_withheld_under_such_a_name(tmp_pat
     outside = Outside(model_files=("model.onnx", "other.onnx"))
     assert [outside.gate.model(name, tmp_path) for name in ("model.onnx", "other.onnx")] == [True, False]
     assert "not an ONNX model" in outside.gate.withheld[0].reason
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'"' + b"a" * 65_536 + b'"'])
+def test_what_is_not_a_little_json_is_withheld_under_such_a_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "probe.json").write_bytes(b'{"version": 1}')
+    (tmp_path / "other.json").write_bytes(content)
+    outside = Outside(model_files=("probe.json", "other.json"))
+    assert [outside.gate.model(name, tmp_path) for name in ("probe.json", "other.json")] == [True, False]
+    assert "not JSON of at most 65536 bytes" in outside.gate.withheld[0].reason

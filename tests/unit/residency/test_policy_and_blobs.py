@@ -91,7 +91,7 @@ def test_a_site_may_leave_out_all_of_it_and_the_defaults_are_the_strict_ones() -
 
 def test_a_model_of_another_name_is_named_to_the_gate_unless_the_site_does_so_itself() -> None:
     assert phases._policy(site({})) == {}
-    assert phases._policy(site({}, "net.onnx")) == {"model_files": ("net.onnx",)}
+    assert phases._policy(site({}, "net.onnx")) == {"model_files": ("net.onnx", "probe.json")}
     both = site({"policy": {"model_files": ["net.onnx", "probe.json"], "model_bytes": 4096}}, "net.onnx")
     assert phases._policy(both) == {"model_files": ("net.onnx", "probe.json"), "model_bytes": 4096}
 
