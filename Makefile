@@ -34,7 +34,9 @@ down: ## Stop exactly what `make demo` started; models, images and logs are kept
 .PHONY: test
 test: setup lint ## Check and test everything; starts and stops all it needs.
 	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
-	@$(PYTHON) -m pytest tests/integration tests/system -q
+	@$(PYTHON) -m pytest tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
+	@$(PYTHON) -m pytest tests/integration tests/system/leaks tests/system/chaos --ignore tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
+	@$(PYTHON) -m pytest tests/system --ignore tests/system/leaks --ignore tests/system/chaos -q
 
 .PHONY: test-unit
 test-unit: setup ## Run only the tests that need no server.

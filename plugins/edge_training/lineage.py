@@ -13,9 +13,11 @@ RUN_ID = "run_id"
 RECEIPT = "residency_receipt"
 DAG_ID = "dag_id"
 DAG_RUN_ID = "dag_run_id"
-# Written on a model version when its DAG run is over: the digest of its image, or why it has none.
+# Written on a model version when it has an image: the digest of it; or when its DAG run is over and there is none: why.
 IMAGE = "image"
 INCOMPLETE = "incomplete"
+# And where it is in service: this, the site and the target.
+DEPLOYED_PREFIX = "deployed."
 METRIC_PREFIX = "metric."
 
 
@@ -75,6 +77,17 @@ def model_lineage(
         RUN_ID: result.run_id,
         **metric_tags(result.metrics),
     }
+
+
+def origin(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a model version that tell where it came from, without those that tell what became of it.
+
+    Only the first are the same whenever somebody looks, and so only they go into an image.
+
+    :param tags: all tags of the version.
+    """
+    later = {IMAGE, INCOMPLETE}
+    return {name: value for name, value in tags.items() if name not in later and not name.startswith(DEPLOYED_PREFIX)}
 
 
 def metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from airflow.sdk import BaseOperator
 
 from edge_training.deployment.targets import Candidate, read_targets
 from edge_training.exceptions import DeploymentError, EdgeTrainingError
+from edge_training.lineage import DEPLOYED_PREFIX
 from edge_training.operators.places import Places
 from edge_training.operators.serving import recorded_probe
 from edge_training.records import ImageReference, ModelVersion
@@ -106,7 +107,10 @@ class _ServingOperator(BaseOperator):
         for one in done:
             if one.model and one.version.isdecimal():
                 hook.move_tag(
-                    one.model, int(one.version), f"deployed.{self.site}.{one.target}", f"{one.digest} since {one.since}"
+                    one.model,
+                    int(one.version),
+                    f"{DEPLOYED_PREFIX}{self.site}.{one.target}",
+                    f"{one.digest} since {one.since}",
                 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseOperator
 
 from edge_training.exceptions import ConfigurationError, ImageError
+from edge_training.lineage import IMAGE, INCOMPLETE, RUN_ID, origin
 from edge_training.links import ImageLink
 from edge_training.records import JsonObject, ModelVersion, ResidencyReceipt
 
@@ -189,6 +190,7 @@ class BuildAndPushImageOperator(BaseOperator):
                 published = self._package(served, base, tag, client, publisher, Path(scratch))
             else:
                 published = self._compose(served, base, tag, publisher, Path(scratch))
+        self._note_on_version(model, published.reference.digest)
         self.log.info(
             "Image %s, tag %s, %s, in %.1f s",
             published.reference.pinned,
@@ -197,6 +199,14 @@ class BuildAndPushImageOperator(BaseOperator):
             time.monotonic() - start,
         )
         return published.reference.to_json()
+
+    def _note_on_version(self, model: ModelVersion, digest: str) -> None:
+        """Write on the model's version which image it has, unless an earlier try did."""
+        from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
+
+        if model.tags.get(IMAGE) != digest or model.tags.get(INCOMPLETE):
+            cleared = {INCOMPLETE: ""} if INCOMPLETE in model.tags else {}
+            AzureMLVersionsHook(self.azure_ml_conn_id).tag_version(model, {IMAGE: digest, **cleared})
 
     def _tag(self, model: ModelVersion) -> str:
         try:
@@ -230,7 +240,7 @@ class BuildAndPushImageOperator(BaseOperator):
 
         file = self._download(model, scratch)
         check_model_file(file)
-        return ServedModel(model.name, model.version, file, {**model.tags, "run_id": model.run_id})
+        return ServedModel(model.name, model.version, file, {**origin(model.tags), RUN_ID: model.run_id})
 
     def _code(self) -> dict[str, Path]:
         from edge_training.images.model_image import scoring_code

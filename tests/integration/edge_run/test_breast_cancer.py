@@ -95,7 +95,7 @@ def _assert_probed(python: str, outputs: Path) -> None:
     """The recorded answers are those that the scoring code gives, they differ from each other, and no number is the data's."""
     probe = parse_probe((outputs / PROBE_FILE).read_bytes(), "the run")
     requests = [json.dumps(case["request"]) for case in probe["cases"]]
-    done = subprocess.run(  # noqa: S603 - the test's own interpreter
+    done = subprocess.run(
         [python, "-c", SCORE, str(SCRIPTS / "breast_cancer")],
         env={"AZUREML_MODEL_DIR": str(outputs)},
         input=json.dumps(requests),

@@ -10,8 +10,10 @@ import pytest
 
 from edge_training.exceptions import ConfigurationError, ImageError, ServiceError
 from edge_training.hooks.azure_ml import AzureMLHook
+from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
 from edge_training.hooks.container_registry import ContainerRegistryHook
 from edge_training.images.referrers import SBOM, find_referrers
+from edge_training.lineage import IMAGE
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
 from edge_training.records import ImageReference, ModelVersion
 from tests.integration.images.support import PASSWORD, USER, Registry, free_port, push_base
@@ -45,14 +47,24 @@ def connection(registry: Registry, airflow_connection: AirflowConnection) -> Air
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> ModelVersion:
-    """Register a model version in place of Azure ML, whose hook has tests of its own."""
+def written() -> list[tuple[str, dict[str, str]]]:
+    """Return what was written on which model version."""
+    return []
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, written: list[tuple[str, dict[str, str]]]) -> ModelVersion:
+    """Register a model version in place of Azure ML, whose hooks have tests of their own."""
 
     def download(self: AzureMLHook, name: str, version: int, target: Path) -> Path:
         (target / "model.onnx").write_bytes(MODEL)
         return target / "model.onnx"
 
+    def tag(self: AzureMLHook, version: ModelVersion, tags: dict[str, str]) -> None:
+        written.append((version.model_id, tags))
+
     monkeypatch.setattr(AzureMLHook, "download_model", download)
+    monkeypatch.setattr(AzureMLVersionsHook, "tag_version", tag)
     return ModelVersion(
         name="tumour",
         version=3,
@@ -108,7 +120,12 @@ def test_a_refused_password_names_the_connection(connection: AirflowConnection, 
 
 
 def test_the_image_of_a_model_is_pushed_and_a_retry_finds_it(
-    client: RegistryClient, connection: AirflowConnection, model: ModelVersion, run_task: RunTask, tmp_path: Path
+    client: RegistryClient,
+    connection: AirflowConnection,
+    model: ModelVersion,
+    run_task: RunTask,
+    tmp_path: Path,
+    written: list[tuple[str, dict[str, str]]],
 ) -> None:
     base = f"{client.registry}/operators/base@{push_base(client, 'operators/base:1', {'f': b'x'})}"
     first = run_task(build_operator(tmp_path, model, base))
@@ -118,8 +135,12 @@ def test_the_image_of_a_model_is_pushed_and_a_retry_finds_it(
     assert client.find_digest("operators/tumour", "v3") == reference.digest
     (attached,) = find_referrers(client, "operators/tumour", reference.digest)
     assert attached["artifactType"] == SBOM
-    again = run_task(build_operator(tmp_path / "another-worker", model, base), try_number=2)
+    assert written == [("tumour:3", {IMAGE: reference.digest})]
+    since = {IMAGE: reference.digest, "deployed.ward-1.host": "then"}
+    noted = dataclasses.replace(model, tags={**model.tags, **since})
+    again = run_task(build_operator(tmp_path / "another-worker", noted, base), try_number=2)
     assert again.value == first.value
+    assert len(written) == 1
 
 
 def test_a_model_that_was_changed_after_it_was_registered_is_not_put_into_an_image(
