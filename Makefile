@@ -67,7 +67,7 @@ clean: down ## Stop everything and remove all state, models and caches of this p
 
 .PHONY: test-azure-ml-restarts
 test-azure-ml-restarts: setup ## Run every Azure ML contract test with the server killed between any two calls; about 10 minutes.
-	@AZURE_ML_RESTARTS=1 $(PYTHON) -m pytest tests/integration/azure_ml -q
+	@AZURE_ML_RESTARTS=1 $(PYTHON) -m pytest tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
 
 .PHONY: bench-azure-ml
 bench-azure-ml: setup ## Measure the Azure ML stand-in and print the figures with the machine.

@@ -124,7 +124,7 @@ def test_a_script_that_takes_too_long_is_ended(site: Site) -> None:
 def test_a_model_that_is_not_declared_keeps_every_model_here(site: Site) -> None:
     outcome = site.run("import edge_context\nedge_context.save_model(b'rows', 'rows.pkl')\n" + SAVE)
     assert outcome.status == 1
-    assert "Withheld: 1 items of train.py were withheld (model: its name is not one of model.onnx)" in outcome.log
+    assert "Withheld: 1 items of train.py were withheld (model: its name is not one of model.onnx, probe.json)" in outcome.log
     assert outcome.outputs == ["edge_run.json"]
     assert outcome.verdicts == {("model", "withheld"): 1, ("model", "dropped"): 1}
 
