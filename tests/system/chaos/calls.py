@@ -9,12 +9,15 @@ COMPUTE = "ensure_compute_attached"
 SUBMIT = "submit_experiment"
 POLL = "poll_run"
 REGISTER = "register_model"
+AUDIT = "audit_egress"
 BUILD = "build_and_push_image"
+TRY_OUT = "verify_image"
+DEPLOY = "deploy_model"
 VERIFY = "verify_blob_data"
 BASE = "resolve_base_image"
 REGISTRY = "registry"
 BLOB = "blob"
-EVERY = (COMPUTE, SUBMIT, POLL, REGISTER, BUILD)
+EVERY = (COMPUTE, SUBMIT, POLL, AUDIT, REGISTER, BUILD, TRY_OUT, DEPLOY)
 
 # What has to be so before a round, that a call is made at all.
 DETACHED = "the VM is not attached"
@@ -54,7 +57,7 @@ CALLS = (
     Call("log in", "POST", r"/oauth2/token$", EVERY),
     Call("list subscriptions", "GET", r"^/subscriptions$", EVERY),
     Call("open the workspace", "GET", r"^/subscriptions/.*/workspaces/[^/]+$", EVERY),
-    Call("find the services", "GET", r"^/discovery/", (SUBMIT, POLL, REGISTER, BUILD)),
+    Call("find the services", "GET", r"^/discovery/", (SUBMIT, POLL, AUDIT, REGISTER, BUILD, TRY_OUT, DEPLOY)),
     Call("find the compute", "GET", r"^/rp/workspaces/.*/computes/", (COMPUTE, SUBMIT)),
     Call("attach the VM", "PUT", r"/computes/[^/]+$", (COMPUTE,), DETACHED),
     Call("find the experiment", "GET", r"/experiments/[^/]+$", (SUBMIT, REGISTER)),
@@ -71,8 +74,10 @@ CALLS = (
     Call("read the run's details", "GET", r"/runs/[^/]+/details$", (SUBMIT, POLL)),
     Call("list the user's logs", "GET", r"/user_logs$", (POLL,)),
     Call("list the system's logs", "GET", r"/system_logs$", (POLL,)),
-    Call("read a file", "GET", r"^/blobs/", (POLL, REGISTER, BUILD)),
+    Call("read a file", "GET", r"^/blobs/", (POLL, AUDIT, REGISTER, BUILD, TRY_OUT)),
     Call("report from the run", "PATCH", r"/experiments/[^/]+/runs/[^/]+$", (SUBMIT, POLL)),
+    Call("write on the run", "PATCH", r"/experimentids/[^/]+/runs/[^/]+$", (AUDIT,)),
+    Call("read the snapshot", "POST", r"/snapshots/[^/]+/zip$", (AUDIT,)),
     Call("send metrics from the run", "POST", r"/metric/.*/batch$", (POLL,)),
     Call("wait for metrics in the run", "GET", r"/metricsingest/wait$", (POLL,)),
     Call("list the run's files", "GET", r"/artifacts/ExperimentRun/[^/]+$", (POLL,)),
@@ -85,25 +90,37 @@ CALLS = (
     Call("make the version", "POST", r"/modelmanagement/.*/models$", (REGISTER,)),
     Call("find the version", "GET", r"/modelmanagement/.*/models/[^/]+$", (BUILD,)),
     Call("find the version's asset", "GET", r"/modelmanagement/.*/assets/[^/]+$", (BUILD,)),
-    Call("complete an earlier version", "PATCH", r"/modelmanagement/.*/models/[^/]+$", (REGISTER,)),
+    Call("write on the version", "PATCH", r"/modelmanagement/.*/models/[^/]+$", (BUILD, DEPLOY)),
     Call("log in", "GET", r"^/v2/$", (BASE, REGISTER, BUILD), service=REGISTRY),
-    Call("find an image", "GET", r"/manifests/", (BASE, REGISTER, BUILD), service=REGISTRY),
-    Call("read an image's settings", "GET", r"/blobs/sha256:", (BASE, BUILD), service=REGISTRY),
+    Call("find an image", "GET", r"/manifests/", (BASE, REGISTER, BUILD, TRY_OUT, DEPLOY), service=REGISTRY),
+    Call(
+        "read a layer or an image's settings",
+        "GET",
+        r"/blobs/sha256:",
+        (BASE, BUILD, TRY_OUT, DEPLOY),
+        service=REGISTRY,
+    ),
     Call("look for a layer", "HEAD", r"/blobs/sha256:", (BUILD,), service=REGISTRY),
     Call("look for the tag", "HEAD", r"/manifests/v\d+$", (BUILD,), service=REGISTRY),
     Call("begin to send a layer", "POST", r"/blobs/uploads/$", (BUILD,), service=REGISTRY),
-    Call("send a layer", "PUT", r"/blobs/uploads/", (BUILD,), service=REGISTRY),
+    Call("send a part of a layer", "PATCH", r"/blobs/uploads/", (BUILD,), service=REGISTRY),
+    Call("end a layer", "PUT", r"/blobs/uploads/", (BUILD,), service=REGISTRY),
     Call("send the image", "PUT", r"/manifests/sha256:", (BUILD,), service=REGISTRY),
+    Call("look for attachments", "GET", r"/referrers/sha256:", (BUILD,), service=REGISTRY),
+    Call("list attachments under the fallback tag", "PUT", r"/manifests/sha256-", (BUILD,), service=REGISTRY),
     Call("set the tag", "PUT", r"/manifests/v\d+$", (BUILD,), service=REGISTRY),
     Call("list the blobs", "GET", r"[?&]comp=list", (VERIFY,), service=BLOB),
     Call("read the schema", "GET", r"/schema\.json$", (VERIFY,), service=BLOB),
     Call("read a blob's head", "GET", r"\.csv$", (VERIFY,), service=BLOB),
+    Call("read a receipt", "GET", r"/residency-receipts/.*\.json$", (AUDIT, BUILD), service=BLOB),
+    Call("store the receipt", "PUT", r"/residency-receipts/.*\.json$", (AUDIT,), service=BLOB),
     Call("reach the account from the VM", "GET", r"^/[^/?]+$", (COMPUTE,), service=BLOB),
     Call("fetch a blob in the run", "GET", r"\.csv\?", (POLL,), service=BLOB),
 )
 
 # Made by the very first DAG run only, which nothing disturbs.
 ONCE = (
+    Call("make the container of receipts", "PUT", r"/residency-receipts\?", (AUDIT,), service=BLOB),
     Call("make the experiment", "POST", r"/history/v1\.0/.*/experiments/[^/]+$", (SUBMIT,)),
     Call("take over a layer of the base", "POST", r"/blobs/uploads/\?mount=", (BUILD,), service=REGISTRY),
 )

@@ -63,7 +63,7 @@ KILLS = {
         ANY,
     ),
 }
-SECOND_FAULT = 0.3
+SECOND_FAULT = 0.5
 # Seconds from a task's start within which it is hit: about as long as it runs, so that most hits come before its end.
 QUICK_TASK = 0.25
 LONG_TASKS = {
@@ -126,11 +126,10 @@ def schedule(rounds: int, seed: int, only: Sequence[str] = ()) -> list[tuple[Fau
     endless = [_forever(deck) for deck in decks]
     plan = []
     for number in range(rounds):
-        drawn = endless[number % len(endless)]
-        faults = [next(drawn)]
-        # There are more calls than processes, and two that fail are as well survived as one.
+        faults = [next(endless[number % len(endless)])]
+        # There are more calls than processes, and two faults are as well survived as one.
         if faults[0].kind != KILL or chance.random() < SECOND_FAULT:
-            faults.append(next(drawn))
+            faults.append(next(endless[-1]))
         plan.append(tuple(_timed(fault, chance) for fault in faults))
     return plan
 
