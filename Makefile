@@ -36,7 +36,7 @@ test: setup lint ## Check and test everything; starts and stops all it needs.
 	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
 	@$(PYTHON) -m pytest tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
 	@$(PYTHON) -m pytest tests/integration tests/system/leaks tests/system/chaos --ignore tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
-	@$(PYTHON) -m pytest tests/system --ignore tests/system/leaks --ignore tests/system/chaos -q
+	@$(PYTHON) -m pytest tests/system --ignore tests/system/leaks --ignore tests/system/chaos -n $(TEST_PROCESSES) --dist loadgroup -q
 
 .PHONY: test-unit
 test-unit: setup ## Run only the tests that need no server.
@@ -80,6 +80,10 @@ bench-images: setup ## Measure building and pushing a model image, next to other
 .PHONY: bench-deploy
 bench-deploy: setup ## Measure trying out and deploying a model image, and count the requests that fail during swaps.
 	@PYTHONPATH=.:include:plugins $(PYTHON) -m tests.bench.deploy
+
+.PHONY: bench-residency
+bench-residency: setup ## Measure what watching for data costs.
+	@PYTHONPATH=.:include:plugins:include/training_scripts $(PYTHON) -m tests.system.leaks.bench
 
 .PHONY: bench-triggers
 bench-triggers: setup ## Measure 1,000 deferred runs on one real triggerer; about 2 minutes.

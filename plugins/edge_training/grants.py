@@ -43,13 +43,15 @@ class StoredGrant:
     dag_run: tuple[str, str] | None = None
 
 
-def grant_name(dag_id: str, run_id: str) -> str:
+def grant_name(dag_id: str, run_id: str, purpose: str = "") -> str:
     """Return the file name of a DAG run's grant: the same for every try, so that a retry replaces it.
 
     :param dag_id: the DAG's id.
     :param run_id: the DAG run's id.
+    :param purpose: what it is for when it is not the run's own.
     """
-    return hashlib.sha256(f"{dag_id}\n{run_id}".encode()).hexdigest()[:32] + ".json"
+    words = [dag_id, run_id, *([purpose] if purpose else [])]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32] + ".json"
 
 
 def grant_path(home: str, name: str) -> str:

@@ -22,6 +22,7 @@ from edge_training.operators.experiment import SubmitExperimentOperator
 from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAccessOperator
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
 from edge_training.operators.model import RegisterModelOperator
+from edge_training.operators.preparation import PrepareServingHostOperator
 from edge_training.operators.run import PollRunOperator
 from edge_training.operators.verification import VerifyImageOperator
 from edge_training.site import Model
@@ -105,7 +106,11 @@ def train(site: SiteConfig, prepared: Prepared) -> PollRunOperator:
         **submission,
     )
     revoke = RevokeDataAccessOperator(
-        task_id="revoke_data_access", grant=grant.output, training_vm_conn_id=site.compute.connection
+        task_id="revoke_data_access",
+        scripts_folder=str(SCRIPTS),
+        grant=grant.output,
+        python=site.compute.python,
+        training_vm_conn_id=site.compute.connection,
     )
     # Nothing is granted before the VM is known to be the right one, and nothing is trained without a place for its image.
     prepared.compute >> grant
@@ -117,7 +122,7 @@ def train(site: SiteConfig, prepared: Prepared) -> PollRunOperator:
 
 
 def audit(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> AuditEgressOperator:
-    """Compare what Azure ML holds for the run with what was let out, and sign a receipt.
+    """Compare what Azure ML holds for each run with what was let out, and sign a receipt, whatever became of the run.
 
     :param site: the site.
     :param prepared: what was checked before.
@@ -130,7 +135,10 @@ def audit(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> Audi
         data=prepared.data.output,
         code=prepared.code.output,
         result=result.output,
+        experiment=site.training.experiment,
         parameters=site.training.parameters,
+        # What a run that failed or was cancelled has printed and measured has left as well.
+        trigger_rule="all_done",
         container=residency.container,
         delete_foreign_artifacts=residency.delete_foreign_artifacts,
         platform_files=residency.platform_files,
@@ -170,14 +178,24 @@ def register(
 def serve(
     site: SiteConfig, prepared: Prepared, model: RegisterModelOperator, receipt: AuditEgressOperator
 ) -> BuildAndPushImageOperator:
-    """Make the model's serving image.
+    """Make the model's serving image; what it shares with others is brought to its place while the model is trained.
 
     :param site: the site.
     :param prepared: what was checked before.
     :param model: the task that registered the model.
     :param receipt: the task that compared what left.
     """
-    return BuildAndPushImageOperator(
+    ready = PrepareServingHostOperator(
+        task_id="prepare_serving_host",
+        base=prepared.base.output,
+        scripts_folder=str(SCRIPTS),
+        repository=site.image.repository,
+        builder=site.image.builder,
+        compression=site.image.compression,
+        container_registry_conn_id=site.image.connection,
+        **_trial_host(site),
+    )
+    image = BuildAndPushImageOperator(
         task_id="build_and_push_image",
         model=model.output,
         base=prepared.base.output,
@@ -191,27 +209,37 @@ def serve(
         blob_conn_id=site.residency.connection or site.data.connection,
         container_registry_conn_id=site.image.connection,
     )
+    ready >> image
+    return image
 
 
-def deploy(site: SiteConfig, model: RegisterModelOperator, image: BuildAndPushImageOperator) -> None:
-    """Try the image out where it will run, and put it into service at the site's targets.
+def deploy(
+    site: SiteConfig, prepared: Prepared, model: RegisterModelOperator, image: BuildAndPushImageOperator
+) -> None:
+    """Look through the image, try it out where it will run, and put it into service at the site's targets.
 
     :param site: the site.
+    :param prepared: what was checked before.
     :param model: the task that registered the model.
     :param image: the task that pushed the image.
     """
-    host = site.deployment.host
     verified = VerifyImageOperator(
         task_id="verify_image",
         image=image.output,
+        base=prepared.base.output,
+        data=prepared.data.output,
+        compute=prepared.compute.output,
+        scripts_folder=str(SCRIPTS),
+        policy=_policy(site),
         model=model.output,
         require_probe=site.deployment.require_probe,
         timed_requests=site.deployment.timed_requests,
         start_seconds=site.deployment.start_seconds,
-        python=host.python if host else "python3",
-        serving_host_conn_id=host.connection if host else site.compute.connection,
+        training_vm_conn_id=site.compute.connection,
+        blob_conn_id=site.data.connection,
         azure_ml_conn_id=site.azure_ml,
         container_registry_conn_id=site.image.connection,
+        **_trial_host(site),
     )
     if site.deployment.targets:
         verified >> DeployModelOperator(
@@ -232,6 +260,15 @@ def serving_settings(site: SiteConfig) -> dict[str, Any]:
         "start_seconds": site.deployment.start_seconds,
         "azure_ml_conn_id": site.azure_ml,
         "container_registry_conn_id": site.image.connection,
+    }
+
+
+def _trial_host(site: SiteConfig) -> dict[str, Any]:
+    """Return where images are tried out: at the first host that will serve them, else on the training VM."""
+    host = site.deployment.host
+    return {
+        "python": host.python if host else "python3",
+        "serving_host_conn_id": host.connection if host else site.compute.connection,
     }
 
 

@@ -43,8 +43,9 @@ DOCUMENTATION = """
 | `poll_run` | waits without a worker, prints the remote log |
 | `audit_egress` | compares what Azure ML holds for the run with what was let out, and signs a receipt |
 | `register_model` | registers `{model}` with its lineage, once per run |
+| `prepare_serving_host` | brings what all images share to the host, while the model is trained |
 | `build_and_push_image` | composes the serving image and pushes it to `{repository}` |
-| `verify_image` | tries the image out where it will run, and compares its answers with those recorded at training |
+| `verify_image` | looks for training data in the image, tries it out where it will run, compares its answers with those of training |
 | `deploy_model` | puts it into service at {targets}, or leaves there what serves |
 
 What each task logs, its errors and what to do: `docs/operating.md`.
@@ -93,7 +94,7 @@ def build_dag(site: SiteConfig) -> DAG:
         result = phases.train(site, prepared)
         receipt = phases.audit(site, prepared, result)
         model = phases.register(site, prepared, result, receipt)
-        phases.deploy(site, model, phases.serve(site, prepared, model, receipt))
+        phases.deploy(site, prepared, model, phases.serve(site, prepared, model, receipt))
     return dag
 
 
@@ -122,6 +123,8 @@ def build_janitor(sites: Iterable[SiteConfig], schedule: str | None = "*/15 * * 
                 experiment=site.training.experiment,
                 model_name=site.model.name,
                 repository=site.image.repository,
+                scripts_folder=str(phases.SCRIPTS),
+                python=site.compute.python,
                 azure_ml_conn_id=site.azure_ml,
                 training_vm_conn_id=site.compute.connection,
                 container_registry_conn_id=site.image.connection,

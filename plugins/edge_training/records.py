@@ -301,6 +301,7 @@ class ImageReference(Record):
     :param digest: ``sha256:<hex>`` of the manifest.
     :param tag: the tag that points at it, or ``""``.
     :param size: bytes of all layers as they are stored.
+    :param dependencies: digest of the layer that holds the packages of the serving lock and nothing else, or ``""`` when there is none.
     """
 
     registry: str
@@ -308,6 +309,7 @@ class ImageReference(Record):
     digest: str
     tag: str = ""
     size: int = 0
+    dependencies: str = ""
 
     @property
     def pinned(self) -> str:
@@ -325,6 +327,9 @@ class ImageVerification(Record):
     :param isolation: what it ran in: ``"bubblewrap"`` or ``"podman"``.
     :param compared: how many values of its answers were compared with those recorded at training; 0 when none were recorded.
     :param layers: how many it has.
+    :param scanned_files: how many files of it were compared with the training data before it was started.
+    :param scanned_bytes: their size together.
+    :param scan_seconds: how long that took.
     :param fetched_layers: how many of them were not on the host yet; their digests were checked, and those of the others when they came.
     :param pull_seconds: to fetch and unpack what was missing.
     :param cold_start_seconds: from the start of its program until it was healthy.
@@ -339,6 +344,9 @@ class ImageVerification(Record):
     isolation: str
     compared: int
     layers: int
+    scanned_files: int
+    scanned_bytes: int
+    scan_seconds: float
     fetched_layers: int
     pull_seconds: float
     cold_start_seconds: float

@@ -191,7 +191,7 @@ class Compute(Section):
 class Training(Section):
     """What is trained.
 
-    :param project: folder of ``include/training_scripts`` with ``train.py`` and ``score.py``.
+    :param project: folder of ``include/training_scripts`` with ``train.py``, and ``score.py`` unless any ONNX model's will do.
     :param experiment: experiment in Azure ML.
     :param parameters: handed to the script; numbers, words or truth values.
     :param maximum_duration: how long a run may take before it is cancelled.

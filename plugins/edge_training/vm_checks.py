@@ -37,6 +37,7 @@ class VMMeasurement(Record):
     :param docker: version of the Docker daemon that the account may use, or ``""``.
     :param bwrap: path of bubblewrap, or ``""``.
     :param bwrap_error: why it cannot make a sandbox, or ``""`` when it can.
+    :param other_sandbox: what a sandbox can be made of without bubblewrap: ``"namespaces"``, ``"seccomp"`` or ``""``.
     :param python: absolute path of the interpreter that training uses.
     :param python_version: its version, or ``""`` when it cannot be started.
     :param home: the account's home directory.
@@ -51,6 +52,7 @@ class VMMeasurement(Record):
     docker: str
     bwrap: str
     bwrap_error: str
+    other_sandbox: str
     python: str
     python_version: str
     home: str
@@ -117,6 +119,7 @@ def parse_measurement(output: str, before: float, after: float) -> VMMeasurement
             docker=values["docker"],
             bwrap=values["bwrap"],
             bwrap_error=values["bwrap_error"],
+            other_sandbox=values["other_sandbox"],
             python=values["python"],
             python_version=values["python_version"],
             home=values["home"],
@@ -172,9 +175,10 @@ def _broken_tools(found: VMMeasurement) -> list[str]:
         reasons.append(
             f"training interpreter: '{found.python}' is missing or does not start: create the training environment there"
         )
-    if not found.bwrap:
+    # The runner finds out itself which kind works, and refuses to start a script without one.
+    if not found.bwrap and not found.other_sandbox:
         reasons.append("sandbox: bubblewrap is missing (apt-get install bubblewrap)")
-    elif found.bwrap_error:
+    elif found.bwrap_error and not found.other_sandbox:
         reasons.append(
             f"sandbox: {found.bwrap} cannot make one ({found.bwrap_error}): allow unprivileged user namespaces for the account"
         )

@@ -54,7 +54,7 @@ class Place:
             "scratch": str(scratch),
             "layers": str(self.layers),
             "lock": str(PROJECT / "include/serving/requirements.lock"),
-            "code": str(PROJECT / "include/training_scripts/breast_cancer/score.py"),
+            "code": str(PROJECT / "include/serving/score.py"),
             "base_layers": [path for name, path in files.items() if name.startswith("layer")],
             "base_config": files["config.json"],
             "base_manifest": str(Path(files["config.json"]).with_name("manifest.json")),

@@ -24,6 +24,7 @@ TASKS = {
     "revoke_data_access",
     "audit_egress",
     "register_model",
+    "prepare_serving_host",
     "build_and_push_image",
     "verify_image",
     "deploy_model",
@@ -84,6 +85,8 @@ def test_every_task_has_an_owner_retries_a_policy_and_documentation(dag: DAG) ->
         ("poll_run", "audit_egress"),
         ("audit_egress", "register_model"),
         ("register_model", "build_and_push_image"),
+        ("resolve_base_image", "prepare_serving_host"),
+        ("prepare_serving_host", "build_and_push_image"),
         ("build_and_push_image", "verify_image"),
         ("verify_image", "deploy_model"),
     ],
@@ -95,6 +98,12 @@ def test_nothing_starts_before_what_it_stands_on(dag: DAG, before: str, after: s
 def test_the_grant_is_removed_also_when_training_fails(dag: DAG) -> None:
     assert dag.get_task("grant_data_access").is_setup
     assert dag.get_task("revoke_data_access").is_teardown
+
+
+def test_what_left_is_audited_also_when_training_fails_and_then_nothing_is_registered(dag: DAG) -> None:
+    assert dag.get_task("audit_egress").trigger_rule == "all_done"
+    assert {"poll_run", "audit_egress"} <= dag.get_task("register_model").upstream_task_ids
+    assert dag.get_task("register_model").trigger_rule == "all_success"
 
 
 def test_the_dags_survive_serialisation(bag: DagBag) -> None:

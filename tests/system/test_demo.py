@@ -43,6 +43,7 @@ TASKS = (
     "poll_run",
     "audit_egress",
     "register_model",
+    "prepare_serving_host",
     "build_and_push_image",
     "verify_image",
     "deploy_model",

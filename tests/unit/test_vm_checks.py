@@ -28,6 +28,7 @@ FIT = VMMeasurement(
     docker="26.1.0",
     bwrap="/usr/bin/bwrap",
     bwrap_error="",
+    other_sandbox="",
     python="/home/edge-vm/training-env/bin/python",
     python_version="3.11.2",
     home="/home/edge-vm",
@@ -45,6 +46,7 @@ gpus=0
 docker=
 bwrap=/usr/bin/bwrap
 bwrap_error=a=b
+other_sandbox=seccomp
 python=/home/edge-vm/env/bin/python
 python_version=3.11.2
 """
@@ -54,6 +56,11 @@ WANTED = WantedCompute("10.0.0.4", 22)
 
 def test_a_vm_that_has_just_what_is_needed_is_fit() -> None:
     assert unfit_reasons(FIT, NEEDS) == []
+
+
+@pytest.mark.parametrize(("bwrap", "error"), [("", ""), ("/usr/bin/bwrap", "No permissions")])
+def test_a_vm_without_bubblewrap_is_fit_when_a_sandbox_can_be_made_otherwise(bwrap: str, error: str) -> None:
+    assert unfit_reasons(replace(FIT, bwrap=bwrap, bwrap_error=error, other_sandbox="namespaces"), NEEDS) == []
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 import edge_context  # type: ignore[import-not-found]  # the runner puts it on the path; see README.md for a laptop
+import portable_model  # type: ignore[import-not-found]  # it lies beside this file in a run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,6 @@ FEATURES = tuple(
 TARGET = "diagnosis"
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 OPSET = 17
-PROBES = 8
 
 
 @dataclass(frozen=True)
@@ -164,28 +164,6 @@ def to_onnx(model: Pipeline) -> bytes:
     return content
 
 
-def make_probe(content: bytes, model: Pipeline, settings: Settings) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return requests that were made up, and what the ONNX model answers to them, as ``score.py`` does.
-
-    The numbers are spread around the means that the model itself holds, so that they say no more than it does.
-    """
-    import onnxruntime
-
-    scaler: StandardScaler = model[0]
-    random = np.random.default_rng(settings.seed)
-    # Near the mean, where the model is in doubt: answers of 0 and 1 would be the same for many a model. But not where a label
-    # hangs on the last digit.
-    noise = random.standard_normal((10 * PROBES, len(FEATURES)))
-    rows = np.vectorize(lambda number: float(f"{number:.5g}"))(scaler.mean_ + 0.5 * scaler.scale_ * noise)
-    rows = rows[np.abs(model.predict_proba(rows)[:, 1] - 0.5) > 0.01][:PROBES]
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    label, probabilities = session.run(["label", "probabilities"], {"features": rows.astype(np.float32)})
-    return [
-        ({"data": [row.tolist()]}, {"labels": [int(one)], "probabilities": [[round(float(p), 6) for p in likely]]})
-        for row, one, likely in zip(rows, label, probabilities, strict=True)
-    ]
-
-
 def check_onnx(content: bytes, model: Pipeline, features: np.ndarray[Any, Any]) -> float:
     """Compare the ONNX model's answers with the trained model's, and return the largest difference of a probability.
 
@@ -221,7 +199,7 @@ def main() -> None:
     content = to_onnx(model)
     difference = check_onnx(content, model, test_x)
     edge_context.save_model(content, "model.onnx")
-    edge_context.save_probe(make_probe(content, model, settings))
+    edge_context.save_probe(portable_model.make_probe(content, train_x, settings.seed))
     edge_context.report_progress(1.0, f"ONNX answers as scikit-learn does, to {difference:.1e}")
 
 

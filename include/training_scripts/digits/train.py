@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 import edge_context  # type: ignore[import-not-found]  # the runner puts it on the path
+import portable_model  # type: ignore[import-not-found]  # it lies beside this file in a run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,22 +32,6 @@ def read_rows(files: Sequence[Path]) -> tuple[np.ndarray[Any, Any], np.ndarray[A
     return rows[:, :-1], rows[:, -1].astype(np.int64)
 
 
-def to_onnx(model: Any, width: int) -> bytes:
-    """Return the model as ONNX: input ``features``, float32, any number of rows of this width."""
-    from skl2onnx import convert_sklearn
-    from skl2onnx.common.data_types import FloatTensorType
-
-    converted = convert_sklearn(
-        model,
-        name="digits",
-        initial_types=[("features", FloatTensorType([None, width]))],
-        target_opset={"": 17, "ai.onnx.ml": 3},
-        options={"zipmap": False},
-    )
-    content: bytes = converted.SerializeToString(deterministic=True)
-    return content
-
-
 def main() -> None:
     """Train, report, and hand the model on."""
     features, target = read_rows(edge_context.data_files())
@@ -58,7 +43,9 @@ def main() -> None:
     predicted = model.predict(test_x)
     edge_context.log_metric("accuracy", accuracy_score(test_y, predicted))
     edge_context.log_metric("f1", f1_score(test_y, predicted, average="macro"))
-    edge_context.save_model(to_onnx(model, features.shape[1]), "model.onnx")
+    content = portable_model.to_onnx(model, "digits", features.shape[1])
+    edge_context.save_model(content, "model.onnx")
+    edge_context.save_probe(portable_model.make_probe(content, train_x, SEED))
     edge_context.report_progress(1.0, "done")
 
 

@@ -10,9 +10,9 @@ except :mod:`edge_run.report`, which speaks to Azure ML.
     runner     one run from beginning to end, and what happens when it fails
     grant      the permission to read exactly the verified blobs
     fetch      gets them and proves that they are the verified ones
-    workspace  the private folder of a run, and how it is removed
+    workspace  the private folder of a run, and how it is removed; wipe: what killed runs left
     files      opens and removes what may be prepared to mislead
-    sandbox    where the script runs; self_test: the proof from inside
+    sandbox    where the script runs; sandboxes: the kinds that need nothing installed; self_test: the proof from inside
     script     starts the script there and listens to it
     watch      sees what it takes in all
     protocol   what the script can say (edge_context says it)

@@ -3,7 +3,8 @@
 ::
 
     python edge_run/__main__.py --grant PATH --fingerprint sha256:... [--param NAME=VALUE ...]     a run
-    python -I edge_run/__main__.py scan ...        search files for training data; wipe: remove what killed runs left (scan.command)
+    python -I edge_run/__main__.py scan ...        search files for training data (scan.command)
+    python -I edge_run/__main__.py wipe            remove what killed runs left (wipe)
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ if __name__ == "__main__":
     sys.path[:] = [str(here.parent), *(entry for entry in sys.path if Path(entry).resolve() != here)]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # it is the real one
 
-    if sys.argv[1:2] in (["scan"], ["wipe"]):
+    if sys.argv[1:] == ["wipe"]:
+        from edge_run import wipe
+
+        sys.exit(wipe.main())
+    if sys.argv[1:2] == ["scan"]:
         from edge_run.scan import command
 
-        sys.exit(command.main(sys.argv[1:]))
+        sys.exit(command.main(sys.argv[2:]))
 
     from edge_run.runner import main
 

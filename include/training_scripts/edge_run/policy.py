@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from edge_run.errors import UsageError
+from edge_run.sandbox import ANY, KINDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,7 @@ class Policy:
     :param file_bytes: the largest file that the script may write.
     :param seconds: how long the script may take.
     :param disk_bytes: what the script may keep on disk in all; 0 for half of what is free.
+    :param sandbox: the kind of sandbox that the script must run in, or ``"any"`` for the best that the VM can make (sandbox.py).
     :param on_withheld: what becomes of a run of which something was withheld: ``"fail"``, or ``"continue"`` without it.
     :param scan_bits: how improbable by chance a find of training data must be, in bits beyond the size of the data; less is stricter.
     :param scan_cells: how many different telling cells in text, in any order, are a find.
@@ -57,6 +59,7 @@ class Policy:
     file_bytes: int = 4 * 1024 * 1024 * 1024
     seconds: int = 12 * 3600
     disk_bytes: int = 0
+    sandbox: str = ANY
     on_withheld: str = "fail"
     scan_bits: int = 40
     scan_cells: int = 16
@@ -104,8 +107,9 @@ def parse_policy(value: object) -> Policy:
         re.compile(policy.metric_pattern)
     except re.error as error:
         raise UsageError(f"{POLICY_FILE}: metric_pattern is not a regular expression: {error}.") from error
-    if policy.on_withheld not in ON_WITHHELD:
-        raise UsageError(f"{POLICY_FILE}: on_withheld is {policy.on_withheld!r}; expected one of {list(ON_WITHHELD)}.")
+    for name, known in (("on_withheld", ON_WITHHELD), ("sandbox", (ANY, *KINDS))):
+        if getattr(policy, name) not in known:
+            raise UsageError(f"{POLICY_FILE}: {name} is {getattr(policy, name)!r}; expected one of {list(known)}.")
     return policy
 
 

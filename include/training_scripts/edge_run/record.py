@@ -20,7 +20,8 @@ Version 2, an object with sorted keys::
     wiped        files, bytes, grant; earlier_runs: files, bytes of runs that were killed
     seconds      of each phase
 
-The same bytes stay on the VM, as ``~/.edge-training/records/<run id>.json``.
+The same bytes stay on the VM, as ``~/.edge-training/records/<run id>.json``, and beside it ``<run id>.log``, each line of the log before it
+was printed: of a run that was cancelled or killed, only a part of the log may have arrived.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ import os
 import re
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_run.workspace import Wiped
 
@@ -50,18 +51,29 @@ KEPT_SECONDS = 30 * 24 * 3600.0
 
 
 class RunLog:
-    """Prints the run's log, line by line, and remembers what it printed by its hash."""
+    """Prints the run's log, line by line, and remembers what it printed: by its hash, and in a file on this machine.
 
-    def __init__(self) -> None:
+    :param run_id: of Azure ML, or ``""`` to keep no file.
+    """
+
+    def __init__(self, run_id: str) -> None:
         self._stream = sys.stdout
+        self._kept: BinaryIO | None = None
+        # Without the file, as on a full disk, a run goes on; should it be cut short, its log cannot be vouched for.
+        with suppress(OSError):
+            if run_id:
+                self._kept = (_kept_folder() / f"{run_id}.log").open("ab", buffering=0)
         self._digest = hashlib.sha256()
         self._lines = self._bytes = 0
 
     def say(self, text: str) -> None:
         """Print some lines at once, so that whoever watches sees them."""
-        print(text, file=self._stream, flush=True)
         # As the standard output encodes it, see __main__.
         content = f"{text}\n".encode("utf-8", "backslashreplace")
+        with suppress(OSError):
+            if self._kept:
+                self._kept.write(content)
+        print(text, file=self._stream, flush=True)
         self._digest.update(content)
         self._lines += content.count(b"\n")
         self._bytes += len(content)
@@ -81,7 +93,7 @@ class RunRecord:
         self.fingerprint = fingerprint
         run_id = os.environ.get("AZUREML_RUN_ID", "")
         self.run_id = run_id if re.fullmatch(r"[A-Za-z0-9_-]{1,200}", run_id) else ""
-        self.log = RunLog()
+        self.log = RunLog(self.run_id)
         self.scan: dict[str, Any] = {
             "method": "",
             "rows": 0,
@@ -150,12 +162,17 @@ class RunRecord:
 
 def _keep(run_id: str, content: str) -> None:
     """Keep the record on this machine too: the pipeline fetches it past Azure ML, and compares."""
-    folder = Path.home() / KEPT
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = _kept_folder()
     part = folder / f".{run_id}.part"
     part.touch(mode=0o600)
     part.write_text(content, encoding="utf-8")
     part.replace(folder / f"{run_id}.json")
-    for old in folder.glob("*.json"):
+    for old in folder.iterdir():
         if old.stat().st_mtime < time.time() - KEPT_SECONDS:
             old.unlink(missing_ok=True)
+
+
+def _kept_folder() -> Path:
+    folder = Path.home() / KEPT
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

@@ -179,8 +179,11 @@ class _Run:
     def _script(self, grant: Grant, workspace: Workspace, arguments: Arguments) -> Script:
         record = self._record
         environment = {"EDGE_PARAMETERS": json.dumps(arguments.parameters)}
-        sandbox = find_sandbox()
-        plan = make_plan(workspace, self._snapshot / "project", environment)
+        project = self._snapshot / "project"
+        with record.phase("sandbox"):
+            sandbox, plan = find_sandbox(
+                self.policy.sandbox, lambda sandbox: make_plan(sandbox, workspace, project, environment)
+            )
         home = Path.home()
         hidden = [arguments.grant, workspace.root, self._snapshot, home / ".edge-training", home / ".ssh"]
         script = Script(sandbox, plan, self.policy, self.gate, _doors(grant), hidden)

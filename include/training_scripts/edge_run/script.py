@@ -12,13 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edge_run.edge_context import MAX_MESSAGE_BYTES
 from edge_run.errors import ProtocolError, SandboxError, ScriptError
 from edge_run.protocol import Message, parse_message
-from edge_run.sandbox import INSTALL, ROOT, Plan, Sandbox
+from edge_run.sandbox import INSTALL, Plan, Sandbox, sealed_folders
 from edge_run.watch import EVERY_SECONDS, Watch
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge_run.policy import Policy
 
 _READ_BYTES = 64 * 1024
+_END_SECONDS = 10.0
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Script:
     :param policy: the limits.
     :param gate: takes what the script says.
     :param doors: addresses outside that the self-test must not reach, besides one that is opened for it.
-    :param hidden: paths that the self-test must not see.
+    :param hidden: paths that the self-test must not be able to open, nor see where the sandbox has a file system of its own.
     """
 
     sandbox: Sandbox
@@ -105,26 +106,29 @@ class Script:
                 )
             finally:
                 os.close(writer)
+            in_time = False
             try:
                 in_time = self._listen(process, reader)
             finally:
-                _end(process, reader)
+                _end(process, reader, at_once=not in_time)
                 self.gate.release()
         self._judge(process.returncode, in_time)
 
     def _command(self, descriptor: int, port: int, abstract: str) -> list[str]:
-        environment = {**self.plan.environment, "EDGE_PROTOCOL_FD": str(descriptor)}
+        places, environment = self.plan.places, {**self.plan.environment, "EDGE_PROTOCOL_FD": str(descriptor)}
         spec = {
             "doors": [("127.0.0.1", port), *self.doors],
             "abstract": abstract,
-            "hidden": [str(path) for path in self.hidden],
-            "sealed": [f"{ROOT}/data", f"{ROOT}/project", f"{ROOT}/lib", "/usr", "/"],
+            "runner": os.getpid(),
+            "closed": [str(path) for path in self.hidden],
+            "hidden": [str(path) for path in self.hidden if self.sandbox.has_root],
+            "sealed": [str(path) for path in sealed_folders(self.sandbox, self.plan)],
             "environment": sorted(environment),
             "limits": _limits(self.policy),
-            "script": f"{ROOT}/project/train.py",
+            "script": str(places.project / "train.py"),
         }
-        plan = Plan(self.plan.read_only, self.plan.writable, environment, self.plan.temporary_bytes)
-        return [*self.sandbox.command(plan), sys.executable, f"{ROOT}/self_test.py", json.dumps(spec)]
+        plan = replace(self.plan, environment=environment)
+        return [*self.sandbox.command(plan), sys.executable, str(places.self_test), json.dumps(spec)]
 
     def _listen(self, process: subprocess.Popen[bytes], messages: int) -> bool:
         """Take all that the script says until it ends; tell whether it ended in time."""
@@ -232,11 +236,15 @@ def _prove_door(door: socket.socket) -> None:
         door.accept()[0].close()
 
 
-def _end(process: subprocess.Popen[bytes], reader: int) -> None:
-    """Leave nothing of the sandbox behind: when its first process goes, the kernel ends all others in it."""
-    if process.poll() is None:
+def _end(process: subprocess.Popen[bytes], reader: int, *, at_once: bool) -> None:
+    """Leave nothing of the sandbox behind: what started it ends all that is in it, before it ends itself."""
+    if at_once:
+        process.terminate()
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
         process.kill()
-    process.wait()
+        process.wait()
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()

@@ -1,8 +1,9 @@
 """Runs inside the sandbox, before the script: tries to get out, says what happened, sets the limits, becomes the script.
 
 Started as ``python self_test.py '<JSON>'`` with ``doors`` (addresses that accept connections outside), ``abstract`` (a Unix
-socket of the runner), ``hidden`` (paths that must not be seen), ``sealed`` (folders that must not be written to),
-``environment`` (names of the only variables), ``limits`` and ``script``. Anything found open ends it with status 97.
+socket of the runner), ``runner`` (its process number), ``closed`` (paths that must not be opened), ``hidden`` (paths that must not
+even be seen), ``sealed`` (folders that must not be written to), ``environment`` (names of the only variables), ``limits`` and
+``script``. Anything found open ends it with status 97.
 """
 
 from __future__ import annotations
@@ -24,16 +25,43 @@ def check(spec: dict[str, Any]) -> dict[str, str]:
     :param spec: see above.
     :returns: for each check ``"closed"``, or what was found open.
     """
-    interfaces = sorted(name for _, name in socket.if_nameindex() if name != "lo")
+    interfaces = _interfaces()
     environment = sorted(set(os.environ) - set(spec["environment"]) - {"PWD", "LC_CTYPE"})
     return {
         "interfaces": f"open: {interfaces}" if interfaces else "closed",
         "connections": _first_open(_connects(door) for door in spec["doors"]),
         "abstract_sockets": _first_open([_reaches_socket(spec["abstract"])]),
         "environment": f"open: {environment}" if environment else "closed",
-        "hidden_files": _first_open(os.path.lexists(path) for path in spec["hidden"]),
+        "hidden_files": _first_open([*map(_opens, spec["closed"]), *map(os.path.lexists, spec["hidden"])]),
+        "other_processes": _first_open([_reaches_process(spec["runner"])]),
         "sealed_folders": _first_open(_writes(folder) for folder in spec["sealed"]),
     }
+
+
+def _interfaces() -> list[str]:
+    try:
+        return sorted(name for _, name in socket.if_nameindex() if name != "lo")
+    except OSError:
+        return []  # not even a list of them is to be had
+
+
+def _opens(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def _reaches_process(number: int) -> bool:
+    """Tell whether a process outside can be signalled; in a sandbox that counts anew, the number may be one of its own."""
+    if number in {1, os.getpid(), os.getppid()}:
+        return False
+    try:
+        os.kill(number, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _first_open(found: Any) -> str:
@@ -50,8 +78,11 @@ def _connects(door: list[Any]) -> bool:
 
 
 def _reaches_socket(name: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex("\0" + name) == 0
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex("\0" + name) == 0
+    except OSError:
+        return False
 
 
 def _writes(folder: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from edge_training.hooks.azure_ml_records import attached_compute, model_version
@@ -19,9 +20,14 @@ def import_the_sdk() -> None:
     import azureml.core
     import azureml.core.authentication  # noqa: F401 - for those who come after
 
+    # They tell about files that are rightly not there, in every task's log and as if something had failed.
+    for chatty in ("azureml._vendor.azure_cli_core", "azureml._restclient.clientbase"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
 
 def open_workspace(settings: ConnectionSettings) -> Any:
     """Log in and return the SDK's ``Workspace``, with tokens of its own."""
+    import_the_sdk()
     from azureml.core import Workspace
     from azureml.core.authentication import ServicePrincipalAuthentication
 

@@ -12,10 +12,15 @@ from edge_training.exceptions import ResidencyError, ServiceError
 from edge_training.hooks import azure_ml_calls as calls
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.hooks.azure_ml_records import run_error
+from edge_training.lifecycle import TERMINAL
+from edge_training.lineage import DAG_ID, DAG_RUN_ID
 from edge_training.residency.evidence import Evidence, HeldFile, HeldMetric, HeldModel, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from edge_training.hooks.azure_ml_history import RunHistory
+    from edge_training.hooks.azure_ml_records import ListedRun
 
 RUN_ORIGIN = "ExperimentRun"
 SNAPSHOT_PROPERTY = "SnapshotId"
@@ -41,6 +46,26 @@ class AzureMLEvidenceHook(AzureMLHook):
         return self._call(
             f"collect what it holds for run '{run_id}'", lambda workspace: _evidence(workspace, run_id, fetch)
         )
+
+    def runs_of_dag_run(self, dag_id: str, dag_run_id: str, experiment: str | None = None) -> list[ListedRun]:
+        """Return all runs that a DAG run has submitted, in whatever state they are, oldest first.
+
+        :param dag_id: the DAG's id.
+        :param dag_run_id: the DAG run's id.
+        :param experiment: the experiment's name; ``None`` for all, with a request for each.
+        :raises ServiceError: when Azure ML cannot be asked.
+        """
+        wanted = {DAG_ID: dag_id, DAG_RUN_ID: dag_run_id}
+        # A quotation mark could not be asked for; what was found is compared in any case.
+        asked = {name: value for name, value in wanted.items() if '"' not in value}
+
+        def look(history: RunHistory) -> list[ListedRun]:
+            names = history.experiments() if experiment is None else [experiment]
+            states = [*calls.active_states(), *TERMINAL]
+            return [run for name in names for run in history.active(name, states, asked)]
+
+        found = self._read(f"list the runs of DAG run '{dag_run_id}'", look)
+        return sorted((run for run in found if wanted.items() <= run.tags.items()), key=lambda run: run.created)
 
     def delete_artifact(self, run_id: str, name: str) -> None:
         """Delete one file of a run, content and all.

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import paramiko
 
 _OUTPUT_BYTES = 4 * 1024 * 1024
@@ -29,17 +31,18 @@ class CommandResult:
     stderr: str
 
 
-def talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> CommandResult:
+def talk(channel: paramiko.Channel, stdin: bytes | Iterable[bytes], deadline: float) -> CommandResult:
     """Send standard input and collect the output until the command is over.
 
     :param channel: the channel, on which the command was started.
-    :param stdin: what the command reads.
+    :param stdin: what the command reads, at once or piece by piece.
     :param deadline: when to give up, on the monotonic clock.
     :raises OSError: when the connection breaks (``EOFError`` likewise), the deadline passes, or it prints more than 4 MiB.
     """
     # A command that ends without reading its input closes the channel, and its status tells why.
     with suppress(OSError):
-        channel.sendall(stdin)
+        for piece in [stdin] if isinstance(stdin, bytes) else stdin:
+            channel.sendall(piece)
         channel.shutdown_write()
     out, err = bytearray(), bytearray()
     while True:

@@ -31,7 +31,7 @@ from edge_training.hooks.vm_scripts import MEASURE, REACH_ADVICE, reach_script
 from edge_training.vm_checks import VMMeasurement, parse_measurement, password_weaknesses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
 _ENDED_STATUSES = {124, 137}  # of coreutils' timeout, when it had to end the command, or to kill it
@@ -149,11 +149,13 @@ class TrainingVMHook(BaseHook):
             self._transport.close()
             self._transport = None
 
-    def run(self, command: str, stdin: bytes | None = None, timeout_seconds: float = 60.0) -> CommandResult:
+    def run(
+        self, command: str, stdin: bytes | Iterable[bytes] | None = None, timeout_seconds: float = 60.0
+    ) -> CommandResult:
         """Run a command in the account's POSIX shell and wait for its end.
 
         :param command: the command, for ``sh -c``.
-        :param stdin: what it reads; nothing when ``None``.
+        :param stdin: what it reads, at once or piece by piece; nothing when ``None``.
         :param timeout_seconds: after this it is ended on the VM too, with everything that it started in its process group.
         :raises ComputeError: when it is not over in time, the connection breaks, or it prints more than 4 MiB.
         """

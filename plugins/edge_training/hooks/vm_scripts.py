@@ -26,6 +26,11 @@ main() {
   say bwrap "$(command -v bwrap)"
   failure=$(bwrap --ro-bind / / --unshare-all --die-with-parent true 2>&1) && failure=
   say bwrap_error "$failure"
+  other=
+  landlock='import ctypes, os, sys; sys.exit(os.uname().machine != "x86_64" or ctypes.CDLL(None).syscall(444, None, 0, 1) < 1)'
+  quick "$python" -c "$landlock" && other=seccomp
+  quick unshare --user --mount --pid --net --ipc --uts --fork true && other=namespaces
+  say other_sandbox "$other"
   say python "$python"
   say python_version "$(quick "$python" -c 'import platform; print(platform.python_version())')"
 }

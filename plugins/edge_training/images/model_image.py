@@ -145,6 +145,24 @@ def _environment() -> dict[str, str]:
     }
 
 
+def shared_image(base: BaseImage, serving: Layer) -> tuple[ComposedImage, str]:
+    """Return the image of all that a site's model images have in common, and a tag for it; it serves nothing.
+
+    :param base: the base image.
+    :param serving: the layer with the serving dependencies.
+    """
+    settings = RunSettings(
+        entrypoint=("python3",),
+        environment={},
+        path_prefix=(),
+        user=USER,
+        working_directory="/",
+        port=PORT,
+        annotations={"org.opencontainers.image.description": "What model images share: fetched ahead of them"},
+    )
+    return compose(base, (serving,), settings), f"serving-{serving.descriptor.digest[7:19]}"
+
+
 def scoring_code(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Return the files of the scoring code.
 

@@ -50,10 +50,10 @@ def pull(client: RegistryClient, repository: str, digest: str, folder: Path) -> 
     :raises ServiceError: when the registry does not answer or refuses the login.
     """
     start = time.monotonic()
-    reference = f"{client.registry}/{repository}@{digest}"
-    config, layers = _describe(client, repository, digest, reference)
+    image = describe(client, repository, digest)
+    config = load_json(image.config, f"The configuration of image {image.reference}")
     root = RootFolder(folder / "root")
-    for layer in layers:
+    for layer in image.layers:
         # One at a time, so that never more than one compressed layer takes up space.
         file = folder / layer.digest.replace(":", "-")
         client.fetch_blob(repository, layer, file)
@@ -63,13 +63,36 @@ def pull(client: RegistryClient, repository: str, digest: str, folder: Path) -> 
             file.unlink()
     for name in _MOUNT_POINTS:
         (root.path / name).mkdir(exist_ok=True)
-    size = sum(layer.size for layer in layers)
-    return PulledImage(reference, root.path, config.get("config") or {}, size, time.monotonic() - start)
+    size = sum(layer.size for layer in image.layers)
+    return PulledImage(image.reference, root.path, config.get("config") or {}, size, time.monotonic() - start)
 
 
-def _describe(
-    client: RegistryClient, repository: str, digest: str, reference: str
-) -> tuple[dict[str, Any], list[Descriptor]]:
+@dataclass(frozen=True)
+class Described:
+    """What a registry says about an image.
+
+    :param reference: ``registry/repository@sha256:...``.
+    :param manifest: the manifest's bytes.
+    :param config: the configuration's bytes.
+    :param layers: its layers, the lowest first.
+    """
+
+    reference: str
+    manifest: bytes
+    config: bytes
+    layers: tuple[Descriptor, ...]
+
+
+def describe(client: RegistryClient, repository: str, digest: str) -> Described:
+    """Return what a registry says about an image.
+
+    :param client: the registry.
+    :param repository: the repository.
+    :param digest: the digest of the image's manifest.
+    :raises ImageError: when it is not there, damaged, or of a type that is not understood.
+    :raises ServiceError: when the registry does not answer or refuses the login.
+    """
+    reference = f"{client.registry}/{repository}@{digest}"
     manifest = client.find_manifest(repository, digest)
     if manifest is None:
         raise ImageError(f"Image {reference} is not in the registry: was it deleted, or never pushed to its end?")
@@ -77,12 +100,11 @@ def _describe(
     media_type = content.get("mediaType") or manifest.media_type
     if media_type not in MANIFESTS:
         raise ImageError(f"{reference} is of type '{media_type}', not an image for one platform: pull one that is.")
-    layers = [Descriptor.from_json(entry, of=reference) for entry in content.get("layers") or []]
+    layers = tuple(Descriptor.from_json(entry, of=reference) for entry in content.get("layers") or [])
     for layer in layers:
         if layer.media_type not in LAYERS:
             raise ImageError(
                 f"Image {reference} has a layer of type '{layer.media_type}', which cannot be unpacked here."
             )
     config = Descriptor.from_json(content.get("config"), of=reference)
-    data = b"".join(client.read_blob(repository, config))
-    return load_json(data, f"The configuration of image {reference}"), layers
+    return Described(reference, manifest.body, b"".join(client.read_blob(repository, config)), layers)

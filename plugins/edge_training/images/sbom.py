@@ -28,7 +28,7 @@ class Package:
     :param name: its name in the package index.
     :param version: its version.
     :param license: its licence as its metadata has it, ``""`` when it does not tell.
-    :param sha256: hex digest of its wheel.
+    :param sha256: hex digest of its wheel; ``""`` when it is not known which one was installed.
     """
 
     name: str
@@ -63,11 +63,20 @@ def _license(metadata: Any) -> str:
     return classified[0].rpartition("::")[2].strip() if classified else ""
 
 
-def bill_of_materials(packages: Iterable[Package], layer_digest: str) -> bytes:
-    """Return the bill of a layer; the same packages give the same bytes, so it carries neither time nor number.
+def pinned_packages(requirements: Iterable[str]) -> tuple[Package, ...]:
+    """Return the packages of requirements with exact versions, of which no wheel was seen.
+
+    :param requirements: such as ``numpy==2.4.6``, with or without extras and markers.
+    """
+    found = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", line) for line in requirements)
+    return tuple(Package(match[1], match[2], "", "") for match in found if match)
+
+
+def bill_of_materials(packages: Iterable[Package], digest: str) -> bytes:
+    """Return the bill of a layer or image; the same packages give the same bytes, so it carries neither time nor number.
 
     :param packages: what is in it.
-    :param layer_digest: the layer's ``sha256:<hex>``.
+    :param digest: the ``sha256:<hex>`` of the layer, or of the image's manifest.
     """
     return canonical_json(
         {
@@ -78,8 +87,8 @@ def bill_of_materials(packages: Iterable[Package], layer_digest: str) -> bytes:
                 "component": {
                     "type": "container",
                     "name": "serving dependencies",
-                    "bom-ref": layer_digest,
-                    "hashes": [{"alg": "SHA-256", "content": layer_digest.removeprefix("sha256:")}],
+                    "bom-ref": digest,
+                    "hashes": [{"alg": "SHA-256", "content": digest.removeprefix("sha256:")}],
                 }
             },
             "components": [_component(package) for package in sorted(packages, key=lambda one: one.name.lower())],
@@ -97,8 +106,9 @@ def _component(package: Package) -> dict[str, Any]:
         "name": package.name,
         "version": package.version,
         "purl": url,
-        "hashes": [{"alg": "SHA-256", "content": package.sha256}],
     }
+    if package.sha256:
+        component["hashes"] = [{"alg": "SHA-256", "content": package.sha256}]
     if package.license:
         component["licenses"] = [{"license": {"name": package.license}}]
     return component

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import json
-import shlex
-import tarfile
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from edge_training.exceptions import ComputeError, ConfigurationError, ResidencyError
+from edge_training.exceptions import ConfigurationError, ResidencyError
 from edge_training.operators.code import staged_source
+from edge_training.operators.scanning import data_findings, look_for_data, packed_folder, policy_arguments
 from edge_training.records import CodeManifest, ComputeTarget, DataGrant
-from edge_training.residency.code import POLICY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow.sdk import Context
 
-    from edge_training.hooks.ssh_channel import CommandResult
     from edge_training.records import JsonObject
-
-CLEAN, FOUND = 0, 1
-# A digest in a comment looks like this as well; everything else that the scanner finds is data.
-NO_DATA = frozenset(["token"])
-# $1 interpreter, the rest the scanner's arguments. The snapshot comes as a tar stream and is gone at the end, however that comes.
-SCAN = """
-umask 077
-mkdir -p "$HOME/.edge-training" && folder=$(mktemp -d "$HOME/.edge-training/scan.XXXXXX") || exit 70
-trap 'rm -rf "$folder"' EXIT
-tar -xf - -C "$folder" || exit 71
-python=$1; shift
-case $python in "~/"*) python="$HOME/${python#??}";; esac
-cd "$folder" && "$python" -I edge_run/__main__.py scan --tree "$folder" "$@" </dev/null
-"""
 
 
 class ScanTrainingCodeOperator(BaseOperator):
@@ -95,14 +76,17 @@ class ScanTrainingCodeOperator(BaseOperator):
                 raise ConfigurationError(
                     f"The code of project '{self.project}' has changed since check_training_code looked at it. Clear that task."
                 )
-            packed = _packed(source)
-        words = [compute.python, "--grant", grant.path, "--fingerprint", grant.fingerprint]
-        if self.policy:
-            words += ["--policy", POLICY_FILE]
+            packed = packed_folder(source)
+        arguments = ["--tree", ".", "--grant", grant.path, "--fingerprint", grant.fingerprint]
         with TrainingVMHook(self.training_vm_conn_id) as vm:
-            command = f"sh -c {shlex.quote(SCAN)} scan {shlex.join(words)}"
-            result = vm.run(command, stdin=packed, timeout_seconds=self.maximum_duration.total_seconds())
-        verdict = _verdict(result)
+            verdict = look_for_data(
+                vm,
+                compute.python,
+                packed,
+                [*arguments, *policy_arguments(self.policy)],
+                what="the code, so nothing was sent",
+                seconds=self.maximum_duration.total_seconds(),
+            )
         self._judge(verdict)
         self.log.info(
             "%d files, %d bytes of code were compared with %d blobs, %d bytes of data: nothing of it is among them.",
@@ -115,35 +99,10 @@ class ScanTrainingCodeOperator(BaseOperator):
 
     def _judge(self, verdict: Mapping[str, Any]) -> None:
         """Fail when there is data in a file; its name is repeated only if it is not what holds the data."""
-        data = [one for one in verdict["findings"] if one["kind"] not in NO_DATA]
-        for one in verdict["findings"]:
-            self.log.warning("%s: %s: %s", one["file"] or "a file's name", one["kind"], one["reason"])
+        data = data_findings(verdict, self.log)
         if data:
             named = "; ".join(f"{one['file'] or 'the name of a file'} ({one['reason']})" for one in data[:10])
             raise ResidencyError(
                 f"{len(data)} files of project '{self.project}' hold training data: {named}. They would be uploaded to Azure ML with the "
                 "run; nothing was sent. Take the data out of the code."
             )
-
-
-def _packed(source: Path) -> bytes:
-    """Return a folder as a tar stream."""
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        archive.add(source, arcname=".")
-    return target.getvalue()
-
-
-def _verdict(result: CommandResult) -> dict[str, Any]:
-    """Read what the scanner printed.
-
-    :raises ComputeError: when it could not scan, or said something else.
-    """
-    try:
-        verdict: dict[str, Any] = json.loads(result.stdout)
-        if result.status in {CLEAN, FOUND} and verdict["clean"] is (result.status == CLEAN):
-            return verdict
-        reason = f"{verdict['error_code']}: {verdict['error']}"
-    except (ValueError, KeyError, TypeError):
-        reason = f"exit status {result.status}: {result.stderr.strip()[-300:] or 'it gives no reason'}"
-    raise ComputeError(f"The training VM could not look for data in the code ({reason}). Nothing was sent.")

@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 from edge_training import grants
 from edge_training.airflow_state import is_dag_run_over
 from edge_training.exceptions import ConfigurationError
+from edge_training.operators.wiping import wipe_abandoned
 from edge_training.records import BlobManifest, DataGrant, JsonObject
 
 if TYPE_CHECKING:
@@ -80,24 +81,9 @@ def write_grant(
     :raises ConfigurationError: when the manifest is of another blob store than the connection, or the lifetime is over a week.
     :raises ComputeError: when the VM cannot be reached or has no room.
     """
-    from edge_training.hooks.stack_hub_blob import StackHubBlobHook
     from edge_training.hooks.training_vm import TrainingVMHook
 
-    blobs = StackHubBlobHook(blob_conn_id)
-    if blobs.account_url != manifest.account_url:
-        raise ConfigurationError(
-            f"The blobs were verified at {manifest.account_url} but connection '{blob_conn_id}' is for {blobs.account_url}: "
-            "use one connection for both, or clear the verification."
-        )
-    expires = grants.grant_expiry(datetime.now(UTC), lifetime)
-    content = grants.grant_content(
-        manifest,
-        lambda name: blobs.sign_read_url(manifest.container, name, expires),
-        expires,
-        dag_run=dag_run,
-        api_version=blobs.api_version,
-        ca_pem=blobs.ca_pem(),
-    )
+    content, expires = make_grant(manifest, lifetime, dag_run, blob_conn_id)
     with TrainingVMHook(training_vm_conn_id) as vm:
         remove_old_grants(vm, dag_run[0], log)
         path = grants.grant_path(vm.home(), grants.grant_name(*dag_run))
@@ -114,27 +100,71 @@ def write_grant(
     return DataGrant(path=path, fingerprint=manifest.fingerprint, expires=grants.time_text(expires))
 
 
+def make_grant(
+    manifest: BlobManifest, lifetime: timedelta, dag_run: tuple[str, str], blob_conn_id: str
+) -> tuple[bytes, datetime]:
+    """Return the content of a grant that begins now, and its end.
+
+    :param manifest: the verified blobs.
+    :param lifetime: how long the permission lasts.
+    :param dag_run: ids of DAG and DAG run.
+    :param blob_conn_id: the Airflow connection to the blob store.
+    :raises ConfigurationError: when the manifest is of another blob store than the connection, or the lifetime is over a week.
+    """
+    from edge_training.hooks.stack_hub_blob import StackHubBlobHook
+
+    blobs = StackHubBlobHook(blob_conn_id)
+    if blobs.account_url != manifest.account_url:
+        raise ConfigurationError(
+            f"The blobs were verified at {manifest.account_url} but connection '{blob_conn_id}' is for {blobs.account_url}: "
+            "use one connection for both, or clear the verification."
+        )
+    expires = grants.grant_expiry(datetime.now(UTC), lifetime)
+    content = grants.grant_content(
+        manifest,
+        lambda name: blobs.sign_read_url(manifest.container, name, expires),
+        expires,
+        dag_run=dag_run,
+        api_version=blobs.api_version,
+        ca_pem=blobs.ca_pem(),
+    )
+    return content, expires
+
+
 class RevokeDataAccessOperator(BaseOperator):
-    """Removes the DAG run's grant from the training VM, and what earlier DAG runs have left there. A teardown task.
+    """Removes the DAG run's grant from the training VM, the old ones there, and the data of killed runs. A teardown task.
 
     It needs nothing from the setup task but the same DAG run, so that it also cleans up after one that died half-way; a grant that
     is not there is fine.
 
+    :param scripts_folder: ``include/training_scripts``, with the runner that knows what a run leaves.
     :param grant: the :class:`DataGrant` that the setup task returned, or ``None`` when it returned nothing.
+    :param python: an interpreter on the VM.
     :param training_vm_conn_id: the Airflow connection to the VM.
-    :raises ComputeError: when the VM cannot be reached; the grant then ends by itself, at the time in its record.
+    :raises ComputeError: when the VM cannot be reached; the grant then ends by itself, at the time in its record. Likewise when something
+        of the data cannot be removed.
     """
 
     template_fields = ("grant", "training_vm_conn_id")
     ui_color = "#fef3c7"
 
-    def __init__(self, *, grant: Any = None, training_vm_conn_id: str = "training_vm", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        scripts_folder: str,
+        grant: Any = None,
+        python: str = "python3",
+        training_vm_conn_id: str = "training_vm",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.scripts_folder = scripts_folder
         self.grant = grant
+        self.python = python
         self.training_vm_conn_id = training_vm_conn_id
 
     def execute(self, context: Context) -> None:
-        """Remove this DAG run's grant and the old ones."""
+        """Remove this DAG run's grant, the old ones, and the data of killed runs; the grants first, for they work anywhere."""
         from edge_training.hooks.training_vm import TrainingVMHook
 
         with TrainingVMHook(self.training_vm_conn_id) as vm:
@@ -142,6 +172,7 @@ class RevokeDataAccessOperator(BaseOperator):
             removed = vm.remove(path)
             self.log.info("%s the grant %s on %s", "Removed" if removed else "There was no more", path, vm.host)
             remove_old_grants(vm, self.dag_id, self.log)
+            wipe_abandoned(vm, self.scripts_folder, self.python, self.log)
 
 
 def remove_old_grants(vm: TrainingVMHook, dag_id: str, log: Logger) -> list[str]:

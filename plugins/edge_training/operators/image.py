@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from airflow.sdk import BaseOperator
 from edge_training.exceptions import ConfigurationError, ImageError
 from edge_training.lineage import IMAGE, INCOMPLETE, RUN_ID, origin
 from edge_training.links import ImageLink
+from edge_training.operators.serving import dependencies_layer, megabytes, serving_folder, serving_lock
 from edge_training.records import JsonObject, ModelVersion, ResidencyReceipt
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from edge_training.images.publish import RegistryPublisher
     from edge_training.images.referrers import Attachment
     from edge_training.images.registry import RegistryClient
-    from edge_training.images.serving import ServingLayer
 
-CACHE_VARIABLE = "EDGE_TRAINING_CACHE"
 Builder = Literal["compose", "azure_ml"]
 
 
@@ -74,7 +73,7 @@ class ResolveBaseImageOperator(BaseOperator):
             base.platform,
             base.reference,
             len(base.layers),
-            _megabytes(sum(layer.size for layer in base.layers)),
+            megabytes(sum(layer.size for layer in base.layers)),
         )
         return base.reference
 
@@ -86,7 +85,7 @@ class BuildAndPushImageOperator(BaseOperator):
     changes), the scoring code, and the model. The same inputs give the same digest, so a retry finds its image already there. The lineage
     of the model version stands on it as labels and annotations, and a bill of materials of the serving dependencies and the run's
     residency receipt are attached to it. With ``azure_ml``, Azure ML packages the model (``Model.package``) into the workspace's
-    registry, which the connection must be to; it gets the same lineage, and the receipt. Returns an :class:`ImageReference`.
+    registry, which the connection must be to; it gets the same lineage and attachments. Returns an :class:`ImageReference`.
 
     :param model: the :class:`ModelVersion` of the task before.
     :param base: the base by digest, as :class:`ResolveBaseImageOperator` returned it.
@@ -96,7 +95,7 @@ class BuildAndPushImageOperator(BaseOperator):
     :param receipt: the :class:`ResidencyReceipt` of the run, or ``None``.
     :param builder: ``"compose"`` or ``"azure_ml"``.
     :param compression: how the layer of serving dependencies is packed: ``"gzip"``, ``"zstd"`` or ``"none"``.
-    :param scoring_files: the project's files and folders that the image gets; one is ``score.py``.
+    :param scoring_files: the project's files and folders that the image gets; a project without ``score.py`` gets ``serving/score.py``.
     :param tag: the image's tag; ``{version}`` and ``{name}`` stand for those of the model.
     :param serving_lock: requirements with hashes of the serving dependencies; by default
         ``serving/requirements.lock`` beside ``scripts_folder``.
@@ -195,7 +194,7 @@ class BuildAndPushImageOperator(BaseOperator):
             "Image %s, tag %s, %s, in %.1f s",
             published.reference.pinned,
             tag,
-            _megabytes(published.reference.size),
+            megabytes(published.reference.size),
             time.monotonic() - start,
         )
         return published.reference.to_json()
@@ -218,21 +217,7 @@ class BuildAndPushImageOperator(BaseOperator):
 
     @property
     def _lock(self) -> Path:
-        return Path(self.serving_lock or Path(self.scripts_folder).parent / "serving" / "requirements.lock")
-
-    def _serving_layer(self, base: BaseImage) -> ServingLayer:
-        from edge_training.images.serving import serving_layer
-
-        start = time.monotonic()
-        cache = Path(self.cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/edge-training").expanduser()
-        layer = serving_layer(self._lock, cache, platform=base.platform, compression=self.compression)
-        self.log.info(
-            "Serving dependencies: %s, %s, ready in %.1f s",
-            layer.created_by,
-            _megabytes(layer.descriptor.size),
-            time.monotonic() - start,
-        )
-        return layer
+        return serving_lock(self.scripts_folder, self.serving_lock)
 
     def _served(self, model: ModelVersion, scratch: Path) -> ServedModel:
         from edge_training.images.model_file import check_model_file
@@ -243,9 +228,17 @@ class BuildAndPushImageOperator(BaseOperator):
         return ServedModel(model.name, model.version, file, {**origin(model.tags), RUN_ID: model.run_id})
 
     def _code(self) -> dict[str, Path]:
-        from edge_training.images.model_image import scoring_code
+        from edge_training.images.model_image import ENTRY_SCRIPT, scoring_code
 
-        return scoring_code(Path(self.scripts_folder) / self.project, tuple(self.scoring_files))
+        project = Path(self.scripts_folder) / self.project
+        if (project / ENTRY_SCRIPT).exists() or ENTRY_SCRIPT not in self.scoring_files:
+            return scoring_code(project, tuple(self.scoring_files))
+        self.log.info(
+            "Project '%s' has no %s: its model is served by the one for any ONNX model.", self.project, ENTRY_SCRIPT
+        )
+        more = tuple(name for name in self.scoring_files if name != ENTRY_SCRIPT)
+        default = scoring_code(serving_folder(self.scripts_folder), (ENTRY_SCRIPT,))
+        return {**scoring_code(project, more), **default}
 
     def _compose(
         self, served: ServedModel, base: BaseImage, tag: str, publisher: RegistryPublisher, scratch: Path
@@ -254,7 +247,9 @@ class BuildAndPushImageOperator(BaseOperator):
         from edge_training.images.referrers import SBOM, Attachment
         from edge_training.images.sbom import bill_of_materials
 
-        serving = self._serving_layer(base)
+        serving = dependencies_layer(
+            self.scripts_folder, self.serving_lock, self.cache_dir, base.platform, self.compression, self.log
+        )
         image = ModelImageBuilder(base, serving, self._code(), served, scratch).build()
         self.log.info("Composed %s of %d layers", image.digest, len(image.base.layers) + len(image.layers))
         bill = bill_of_materials(serving.packages, serving.descriptor.digest)
@@ -262,7 +257,9 @@ class BuildAndPushImageOperator(BaseOperator):
         published = publisher.publish(image, tag, attachments)
         names = [f"base {index}" for index, _ in enumerate(image.base.layers, start=1)]
         self._report(published, [*names, *(layer.created_by for layer in image.layers), "configuration"])
-        return published
+        # Made of exactly the packages whose hashes stand in the lock: nobody has to look for training data in it.
+        reference = replace(published.reference, dependencies=serving.descriptor.digest)
+        return replace(published, reference=reference)
 
     def _package(
         self,
@@ -330,7 +327,7 @@ class BuildAndPushImageOperator(BaseOperator):
             self.log.info(
                 "  %-7s %10s in %.2f s  %s (%s)",
                 transfer.way,
-                _megabytes(transfer.descriptor.size),
+                megabytes(transfer.descriptor.size),
                 transfer.seconds,
                 transfer.descriptor.digest[:19],
                 name,
@@ -343,7 +340,3 @@ class BuildAndPushImageOperator(BaseOperator):
                 self.repository,
                 published.moved_from,
             )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size} bytes"

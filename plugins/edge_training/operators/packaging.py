@@ -60,7 +60,7 @@ class Packaging:
         :param hook: Azure ML.
         :param client: the registry of the workspace.
         :param publisher: publishes to the repository.
-        :param attachments: documents that are attached to the image.
+        :param attachments: documents that are attached to the image, besides the bill of materials of what the lock names.
         :raises ConfigurationError: when Azure ML pushes to another registry than the connection's, or the lock is missing.
         :raises ImageError: when Azure ML cannot make it.
         :raises ServiceError: when Azure ML or the registry does not answer as it should.
@@ -70,21 +70,28 @@ class Packaging:
         from edge_training.images.interfaces import Published
         from edge_training.images.model_image import ENTRY_SCRIPT
         from edge_training.images.packaged import INPUTS, find_packaged, pinned_requirements, with_lineage
+        from edge_training.images.referrers import SBOM, Attachment
+        from edge_training.images.sbom import bill_of_materials, pinned_packages
 
         if ENTRY_SCRIPT not in self.code:
             raise ImageError(f"The scoring code has no {ENTRY_SCRIPT}: add it to the training project.")
         requirements = pinned_requirements(self.lock)
+
+        def with_bill(digest: str) -> tuple[Attachment, ...]:
+            bill = bill_of_materials(pinned_packages(requirements), digest)
+            return Attachment(SBOM, "serving.cdx.json", bill), *attachments
+
         inputs = self._inputs(requirements)
         found = find_packaged(client, self.repository, self.tag, inputs)
         if found:
             reference, subject = found
-            publisher.attach(subject, attachments)
+            publisher.attach(subject, with_bill(subject.digest))
             return Published(reference, ())
         location = hook.package_model(self._order(requirements), self.maximum, self.interval)
         labels = {**self.model.labels, INPUTS: inputs}
         base = {BASE_NAME: self.base.reference, BASE_DIGEST: self.base.digest}
         image = with_lineage(resolve_base(client, location, None), labels, {**self.model.annotations, **labels, **base})
-        return publisher.publish(image, self.tag, attachments)
+        return publisher.publish(image, self.tag, with_bill(image.digest))
 
     def _inputs(self, requirements: tuple[str, ...]) -> str:
         from edge_training.images.packaged import inputs_digest

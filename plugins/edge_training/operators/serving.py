@@ -1,8 +1,10 @@
-"""What the tasks share that try an image out, put it into service, or go back to an earlier one."""
+"""What the tasks share that make an image, try it out, put it into service, or go back to an earlier one."""
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,11 @@ from edge_training.exceptions import ImageError
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
+
+    from edge_training.images.compression import Compression
+    from edge_training.images.serving import ServingLayer
+
+CACHE_VARIABLE = "EDGE_TRAINING_CACHE"
 
 
 def registry_order(conn_id: str) -> dict[str, str]:
@@ -54,3 +61,61 @@ def recorded_probe(azure_ml_conn_id: str, run_id: str, *, required: bool, log: L
         raise ImageError(f"{told}: let the training script save a probe, or set deployment.require_probe to false.")
     log.warning("%s; only its health is checked.", told)
     return NO_PROBE
+
+
+def serving_lock(scripts_folder: str, named: str | None) -> Path:
+    """Return the lock of the serving dependencies.
+
+    :param scripts_folder: the folder of all training projects; ``serving`` is beside it.
+    :param named: another lock, or ``None``.
+    """
+    return Path(named) if named else serving_folder(scripts_folder) / "requirements.lock"
+
+
+def serving_folder(scripts_folder: str) -> Path:
+    """Return the folder with what serves the models of all projects.
+
+    :param scripts_folder: the folder of all training projects.
+    """
+    return Path(scripts_folder).parent / "serving"
+
+
+def dependencies_layer(
+    scripts_folder: str,
+    lock: str | None,
+    cache_dir: str | None,
+    platform: str,
+    compression: Compression,
+    log: Logger,
+) -> ServingLayer:
+    """Return the layer of the serving dependencies, from the worker's cache or newly made.
+
+    :param scripts_folder: the folder of all training projects.
+    :param lock: another lock than the one beside them, or ``None``.
+    :param cache_dir: folder for finished layers, or ``None`` for the environment's.
+    :param platform: ``os/architecture`` of the image.
+    :param compression: how the layer is packed.
+    :param log: where to say it.
+    :raises ConfigurationError: when the lock is missing.
+    :raises ImageError: when a wheel cannot be downloaded or unpacked.
+    """
+    from edge_training.images.serving import serving_layer
+
+    start = time.monotonic()
+    cache = Path(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/edge-training").expanduser()
+    layer = serving_layer(serving_lock(scripts_folder, lock), cache, platform=platform, compression=compression)
+    log.info(
+        "Serving dependencies: %s, %s, ready in %.1f s",
+        layer.created_by,
+        megabytes(layer.descriptor.size),
+        time.monotonic() - start,
+    )
+    return layer
+
+
+def megabytes(size: int) -> str:
+    """Return a size for people.
+
+    :param size: in bytes.
+    """
+    return f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size} bytes"

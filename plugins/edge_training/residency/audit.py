@@ -3,11 +3,16 @@
 Trust nothing that cannot be checked from outside: the service is asked for all that it holds, and each thing must be the pipeline's own
 (code, tags, arguments), stand in the gate's record by size and hash (metrics, model, log), or be one of the few things that the platform
 writes itself (:mod:`~edge_training.residency.platform_rules`).
+
+A run that failed or was cancelled has left things behind, too. What of it never arrived is no difference, for it has not left. Of one that
+was killed before it could write its record, nobody can say whether its metrics and its error are what was let out: they are counted and
+not compared, and the receipt says that there is no record; all the rest is compared as ever.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -33,6 +38,12 @@ MODEL_FOLDER = "outputs/"
 RUN_LOG = "user_logs/std_log.txt"
 _NEWLINE = b"\n"
 SCALAR = "azureml.v1.scalar"
+COMPLETED, CANCELED = "Completed", "Canceled"
+MISSING = "missing"
+# What the platform's shell adds when the runner was killed.
+LAST_WORDS_OF_A_SHELL = re.compile(
+    rb"(?:Killed|Terminated|Hangup|Aborted|Segmentation fault|Bus error)(?: \(core dumped\))?\n\Z"
+)
 # The SDK gives every environment this variable; it is the only one.
 SDK_VARIABLES = {"EXAMPLE_ENV_VAR": "EXAMPLE_VALUE"}
 
@@ -60,7 +71,8 @@ class Expected:
     :param run_id: the run's id.
     :param code: the files that were submitted.
     :param record: what the gate let out, as the VM has it.
-    :param record_content: the bytes of that record.
+    :param record_content: the bytes of that record; none when the run was killed before it wrote one.
+    :param kept_log: the run's log as the VM has it, for a run that did not complete: a part of it may be all that arrived.
     :param tags: the lineage that stands on the run.
     :param arguments: what the run was submitted with.
     :param receipts: digests of the receipts that exist for this run already.
@@ -73,8 +85,14 @@ class Expected:
     record_content: bytes = field(repr=False)
     tags: Mapping[str, str]
     arguments: tuple[str, ...]
+    kept_log: bytes = field(default=b"", repr=False)
     receipts: frozenset[str] = frozenset()
     rules: PlatformRules = field(default_factory=PlatformRules)
+
+    @property
+    def has_record(self) -> bool:
+        """Tell whether the run has written a record."""
+        return bool(self.record_content)
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,7 @@ class Audit:
 
     :param differences: everything that is not accounted for.
     :param foreign: names of the artifacts among them, as Azure ML has them, so that they can be deleted.
+    :param has_record: whether there is a record of what was let out.
     :param compared: kind → how many things were compared.
     :param bytes_out: kind → how many bytes are out; the sum is the bound on what could have been smuggled.
     """
@@ -91,11 +110,17 @@ class Audit:
     foreign: tuple[str, ...]
     compared: Mapping[str, int]
     bytes_out: Mapping[str, int]
+    has_record: bool = True
 
     @property
     def is_clean(self) -> bool:
         """Tell whether everything is accounted for."""
         return not self.differences
+
+    @property
+    def result(self) -> str:
+        """Return the verdict in a word or two, as receipts have it."""
+        return "differences" if self.differences else "clean" if self.has_record else "no record"
 
 
 def is_looked_into(name: str, record: GateRecord, rules: PlatformRules) -> bool:
@@ -123,9 +148,12 @@ def audit(expected: Expected, held: Evidence) -> Audit:
         *_words(expected, held),
         *_relations(expected, held),
     ]
+    if held.state != COMPLETED:
+        differences = [one for one in differences if one.found != MISSING]
     return Audit(
         differences=tuple(differences),
         foreign=tuple(name for name, _ in artifacts if name),
+        has_record=expected.has_record,
         compared=_compared(expected, held),
         bytes_out=_bytes_out(expected, held),
     )
@@ -141,7 +169,7 @@ def _snapshots(expected: Expected, held: Evidence) -> Iterator[Difference]:
         for number, name in enumerate(sorted(found.keys() - listed.keys()), 1):
             yield Difference("snapshot", shown(name, number), "not submitted", f"{found[name][0]} bytes")
         for name in sorted(listed.keys() - found.keys()):
-            yield Difference("snapshot", name, f"{listed[name][0]} bytes", "missing")
+            yield Difference("snapshot", name, f"{listed[name][0]} bytes", MISSING)
         for name in sorted(name for name in listed.keys() & found.keys() if listed[name] != found[name]):
             yield Difference("snapshot", name, _sized(*listed[name]), _sized(*found[name]))
         for number, name in enumerate(sorted(set(snapshot.folders) - parents), 1):
@@ -151,7 +179,7 @@ def _snapshots(expected: Expected, held: Evidence) -> Iterator[Difference]:
 def _artifacts(expected: Expected, held: Evidence) -> Iterator[tuple[str, Difference]]:
     """Yield each difference with the name of the artifact that may be deleted for it, or ``""``."""
     record_sha256 = hashlib.sha256(expected.record_content).hexdigest()
-    let_out = {RECORD_FILE: (len(expected.record_content), record_sha256)}
+    let_out = {RECORD_FILE: (len(expected.record_content), record_sha256)} if expected.has_record else {}
     let_out |= {MODEL_FOLDER + item.name: (item.bytes, item.sha256) for item in expected.record.passed("model")}
     found = {file.name for file in held.artifacts}
     repeated = _let_out_lines(held, expected)
@@ -161,20 +189,23 @@ def _artifacts(expected: Expected, held: Evidence) -> Iterator[tuple[str, Differ
                 wanted = _sized(*let_out[file.name])
                 yield file.name, Difference("artifact", file.name, wanted, _sized(file.size, file.sha256))
         elif file.name == RUN_LOG:
-            yield from (("", difference) for difference in _log(expected, file))
+            unfinished = held.state != COMPLETED
+            yield from (("", difference) for difference in _log(expected, file, unfinished=unfinished))
         elif not expected.rules.is_file(file.name):
             yield file.name, Difference("artifact", shown(file.name, number), "not let out", "there")
         elif fault := fault_of_platform_file(file, expected.rules, repeated):
             yield file.name, Difference("artifact", shown(file.name, number), "a log of the platform", fault)
     for name in sorted(let_out.keys() - found):
-        yield "", Difference("artifact", name, _sized(*let_out[name]), "missing")
+        yield "", Difference("artifact", name, _sized(*let_out[name]), MISSING)
 
 
-def _log(expected: Expected, file: HeldFile) -> Iterator[Difference]:
-    """Compare the run's log: first exactly the bytes that were let out, then how the runner says that it ends."""
+def _log(expected: Expected, file: HeldFile, *, unfinished: bool) -> Iterator[Difference]:
+    """Compare the run's log: first exactly the bytes that were let out, then how the runner says that it ends, if it got to that."""
     log = expected.record.log
     if file.content is None:
         yield Difference("log", RUN_LOG, f"{log.bytes} bytes", f"{file.size} bytes, too many to be a log")
+        return
+    if unfinished and expected.kept_log.startswith(LAST_WORDS_OF_A_SHELL.sub(b"", file.content)):
         return
     let_out, rest = file.content[: log.bytes], file.content[log.bytes :]
     if len(let_out) != log.bytes or hashlib.sha256(let_out).hexdigest() != log.sha256:
@@ -207,6 +238,8 @@ def metric_digest(name: str, value: float, step: int | None) -> str:
 
 
 def _metrics(expected: Expected, held: Evidence) -> Iterator[Difference]:
+    if not expected.has_record:
+        return
     left = Counter((item.name, item.sha256) for item in expected.record.passed("metric"))
     for number, metric in enumerate(held.metrics, 1):
         if fault := _fault_of_metric(metric):
@@ -218,7 +251,7 @@ def _metrics(expected: Expected, held: Evidence) -> Iterator[Difference]:
         else:
             yield Difference("metric", shown(metric.name, number), "not let out", "a value")
     for name, missing in sorted(Counter(name for name, _ in left.elements()).items()):
-        yield Difference("metric", name, f"{missing} more values", "missing")
+        yield Difference("metric", name, f"{missing} more values", MISSING)
 
 
 def _fault_of_metric(metric: HeldMetric) -> str:
@@ -251,7 +284,9 @@ def _words(expected: Expected, held: Evidence) -> Iterator[Difference]:
         )
     yield from _pairs("text", {}, held.texts)
     code, message = held.error
-    if (code, hashlib.sha256(message.encode()).hexdigest() if message else "") != expected.record.error:
+    # The platform has words of its own for a run that it ended; they count as bytes that left.
+    is_known = expected.has_record and held.state != CANCELED
+    if is_known and (code, hashlib.sha256(message.encode()).hexdigest() if message else "") != expected.record.error:
         yield Difference(
             "error", "of the run", expected.record.error[0] or "none", f"{len(code) + len(message)} characters"
         )
@@ -269,7 +304,7 @@ def _pairs(where: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> I
     for name in sorted(wanted):
         if found.get(name) != wanted[name]:
             yield Difference(
-                where, name, wanted[name], f"{len(found[name])} other characters" if name in found else "missing"
+                where, name, wanted[name], f"{len(found[name])} other characters" if name in found else MISSING
             )
 
 
@@ -310,11 +345,17 @@ def _bytes_out(expected: Expected, held: Evidence) -> dict[str, int]:
         "log": sizes.get(RUN_LOG, 0),
         "record": sizes.get(RECORD_FILE, 0),
         "platform": sum(size for name, size in sizes.items() if name not in {RUN_LOG, RECORD_FILE, *models}),
-        "metrics": sum(item.bytes for item in expected.record.passed("metric")),
+        "metrics": _metric_bytes(expected, held),
         "words": sum(len(f"{name}{value}".encode()) for name, value in words.items())
         + sum(len(word.encode()) for word in (*held.arguments, *held.error)),
     }
     return {**by_kind, "total": sum(by_kind.values())}
+
+
+def _metric_bytes(expected: Expected, held: Evidence) -> int:
+    if expected.has_record:
+        return sum(item.bytes for item in expected.record.passed("metric"))
+    return sum(len(f"{metric.name}={dict(metric.value)!r} step={metric.step}".encode()) for metric in held.metrics)
 
 
 def _sized(size: int, sha256: str) -> str:

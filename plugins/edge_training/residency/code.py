@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from edge_training.records import BlobManifest
 
 RUNNER_FOLDER, PROJECT_FOLDER, IGNORE_FILE, POLICY_FILE = "edge_run", "project", ".amlignore", "policy.json"
+# Beside the runner, when there is one: modules that every project may import.
+SHARED_FOLDER = "shared"
 # Without this file the SDK follows .gitignore rules, or none; with it, and no rule in it, it sends exactly what lies in the folder.
 IGNORE_RULES = b"# Nothing is left out: this folder was laid out file by file.\n"
 # What a project has besides its training: how it is served, how its environment is made, how it is tested.
@@ -65,7 +67,7 @@ def stage_source(project_dir: Path, edge_run_dir: Path, target: Path, policy: Ma
     """Lay out a run's snapshot: ``edge_run/``, ``project/``, an ignore file and the policy; the same input always gives the same folder.
 
     :param project_dir: the training project, with ``train.py``.
-    :param edge_run_dir: the runner.
+    :param edge_run_dir: the runner; a folder ``shared`` beside it becomes part of the project.
     :param target: a folder that does not exist yet; it appears whole or not at all.
     :param policy: settings of the gate and the sandbox; with none there is no ``policy.json``, and the runner's defaults hold.
     :raises ResidencyError: naming the file that must not leave, or when the target exists.
@@ -77,7 +79,13 @@ def stage_source(project_dir: Path, edge_run_dir: Path, target: Path, policy: Ma
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
     try:
-        for source, name in ((edge_run_dir, RUNNER_FOLDER), (project_dir, PROJECT_FOLDER)):
+        shared = edge_run_dir.parent / SHARED_FOLDER
+        # A project's own file comes after one of the same name that projects share.
+        for source, name in (
+            (edge_run_dir, RUNNER_FOLDER),
+            *([(shared, PROJECT_FOLDER)] if shared.is_dir() else []),
+            (project_dir, PROJECT_FOLDER),
+        ):
             for path in _wanted(source):
                 _write(staging / name / path.relative_to(source), _read(path, source))
         _write(staging / IGNORE_FILE, IGNORE_RULES)

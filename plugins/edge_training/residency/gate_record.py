@@ -103,6 +103,16 @@ class GateRecord:
         return [item for item in self.items if item.verdict not in PASSED]
 
 
+def no_record(run_id: str, fingerprint: str) -> GateRecord:
+    """Return what is known of a run that was killed before it could write its record: that nothing is known.
+
+    :param run_id: the run's id.
+    :param fingerprint: the data that it was submitted for.
+    """
+    log = GateLog(0, 0, hashlib.sha256().hexdigest())
+    return GateRecord(run_id, fingerprint, "failed", ("", ""), {}, {}, (), log, {}, {})
+
+
 def parse_record(content: bytes) -> GateRecord:
     """Read a record.
 

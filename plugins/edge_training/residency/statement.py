@@ -23,7 +23,7 @@ def statement(
     The data is named by its fingerprint only, for names of blobs may tell something too.
 
     :param site: the site's name.
-    :param run: ids of the run, its experiment, DAG and DAG run, and its state.
+    :param run: ids of the run, its experiment, DAG and DAG run, its state, and its error when it did not complete.
     :param data: the verified blobs.
     :param code: the files that were submitted.
     :param record: what the gate let out.
@@ -44,7 +44,7 @@ def statement(
         "withheld": [asdict(item) for item in record.held_back],
         "wiped": _whole(record.wiped),
         "audit": {
-            "result": "clean" if audit.is_clean else "differences",
+            "result": audit.result,
             "compared": dict(audit.compared),
             "differences": [asdict(difference) for difference in audit.differences],
         },

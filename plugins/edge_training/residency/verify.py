@@ -140,7 +140,8 @@ def _about(receipt: SignedReceipt) -> Iterator[str]:
     yield f"  run       {run['id']} ({run['state']}) of DAG run {run['dag_run_id']}"
     yield f"  data      {data['fingerprint']}, {data['blobs']} blobs, {data['bytes']:,} bytes"
     yield f"  code      {code['digest']}, {code['files']} files, {code['bytes']:,} bytes"
-    found = f"open: {', '.join(open_checks)}" if open_checks else "every way out was tried and was closed"
+    found = "every way out was tried and was closed" if sandbox.get("self_test") else "nothing is known of a self-test"
+    found = f"open: {', '.join(open_checks)}" if open_checks else found
     yield f"  sandbox   {sandbox.get('kind') or 'none'}; {found}"
     yield f"  left      {len(body['items'])} items; {total:,} bytes in all: " + ", ".join(
         f"{kind} {size:,}" for kind, size in out.items()
@@ -150,7 +151,13 @@ def _about(receipt: SignedReceipt) -> Iterator[str]:
             yield f"              {item['name']}, {item['bytes']:,} bytes, sha256:{item['sha256']}"
     for item in body["withheld"]:
         yield f"  held back {item['kind']}: {item['reason']}"
-    yield f"  wiped     {body['wiped'].get('files', 0)} files, {'and the grant' if body['wiped'].get('grant') else 'NOT the grant'}"
+    wiped = body["wiped"]
+    grant = "and the grant" if wiped.get("grant") else "NOT the grant"
+    yield (
+        f"  wiped     {wiped.get('files', 0)} files, {grant}"
+        if wiped
+        else "  wiped     not by the run itself, which was killed"
+    )
     yield f"  audit     {audit['result']}: " + ", ".join(
         f"{count} {kind.replace('_', ' ')}" for kind, count in audit["compared"].items()
     )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_training.images.base import resolve_base
+from edge_training.images.registry import RegistryClient
 from tests.airflow_harness import airflow_connection, comms, run_task
-from tests.integration.deployment.support import Host, push_base, push_image
+from tests.integration.deployment.site import Made
+from tests.integration.deployment.support import BASE, Host, push_base, push_image
 from tests.integration.images.support import PASSWORD, USER, Registry, run_registry
+from tests.integration.training.conftest import SCRIPTS, Pipeline, connections, pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["airflow_connection", "comms", "run_task"]
+    from tests.airflow_harness import AirflowConnection
+
+__all__ = ["airflow_connection", "comms", "connections", "pipeline", "run_task"]
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +58,66 @@ def host(shared_host: Host) -> Iterator[Host]:
     yield shared_host
     shared_host.stop_all()
     shared_host.names.clear()
+
+
+@pytest.fixture(scope="module")
+def client(local_site: Any) -> Iterator[RegistryClient]:
+    env = local_site.env
+    with RegistryClient(
+        env["LOCAL_SITE_REGISTRY"],
+        user=env["LOCAL_SITE_REGISTRY_USER"],
+        password=env["LOCAL_SITE_REGISTRY_PASSWORD"],
+        ca_certificate=Path(env["LOCAL_SITE_CA"]),
+    ) as one:
+        push_base(one)
+        yield one
+
+
+@pytest.fixture
+def connect(
+    connections: dict[str, str], local_site_env: dict[str, str], airflow_connection: AirflowConnection
+) -> Callable[..., None]:
+    """Give Airflow the site's connections; the function changes that of the host."""
+    env = local_site_env
+    airflow_connection(
+        "container_registry",
+        conn_type="azure_container_registry",
+        host=env["LOCAL_SITE_REGISTRY"],
+        login=env["LOCAL_SITE_REGISTRY_USER"],
+        password=env["LOCAL_SITE_REGISTRY_PASSWORD"],
+        extra={"ca_certificate": env["LOCAL_SITE_CA"]},
+    )
+
+    def host(**changes: Any) -> None:
+        keys = {"host_key": env["LOCAL_SITE_VM_HOST_KEY"], "key_file": env["LOCAL_SITE_VM_KEY_FILE"]}
+        fields = {
+            "conn_type": "ssh",
+            "host": env["LOCAL_SITE_VM_HOST"],
+            "port": int(env["LOCAL_SITE_VM_PORT"]),
+            "login": env["LOCAL_SITE_VM_USER"],
+            "extra": {**keys, "serving_port": env["LOCAL_SITE_SERVING_PORT"]},
+        }
+        airflow_connection("serving_host", **{**fields, **changes})
+
+    host()
+    return host
+
+
+@pytest.fixture
+def made(
+    client: RegistryClient,
+    connect: Callable[..., None],
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Made:
+    """Give what makes images of the small server with their models, as after a training on the site's own data."""
+    # The SDK registers files below the working directory only.
+    monkeypatch.chdir(tmp_path)
+    looked = {
+        "base": resolve_base(client, BASE, "linux/amd64").reference,
+        "data": pipeline.verify(),
+        "compute": pipeline.ensure(),
+        "scripts_folder": str(SCRIPTS),
+    }
+    return Made(client, tmp_path, looked)

@@ -28,6 +28,8 @@ from local_site.settings import Settings
 from tests.integration.images.support import push_raw
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge_training.images.registry import RegistryClient
 
 BASE = "base/python:3.11"
@@ -96,16 +98,29 @@ def push_base(client: RegistryClient) -> None:
     push_raw(client, repository, tag, (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP), canonical_json(config), packed)
 
 
-def push_image(client: RegistryClient, version: int, *, run_id: str = "", **environment: str) -> str:
+def push_image(
+    client: RegistryClient,
+    version: int,
+    *,
+    run_id: str = "",
+    files: Mapping[str, bytes] | None = None,
+    label: str = "",
+    **environment: str,
+) -> str:
     """Push an image of the small server as version ``v<version>`` and return its digest.
 
     :param run_id: the run that its label names.
+    :param files: what its code layer holds besides the server.
+    :param label: a further label.
     :param environment: ``FACTOR`` of its answers, and what it does wrong: ``FAILS``, ``LATE`` and ``SLOW`` (seconds).
     """
     variables = {"VERSION": str(version), "FACTOR": "2", **environment}
     with tempfile.TemporaryDirectory(prefix="tiny-image-") as folder:
         code = write_layer(
-            [LayerFile.of_bytes("app/serve.py", SERVER.encode())], Path(folder) / "code", root="app", created_by="code"
+            [LayerFile.of_bytes(*one) for one in {"app/serve.py": SERVER.encode(), **(files or {})}.items()],
+            Path(folder) / "code",
+            root="app",
+            created_by="code",
         )
         model = write_layer(
             [LayerFile.of_bytes("model/version", str(version).encode())],
@@ -124,6 +139,7 @@ def push_image(client: RegistryClient, version: int, *, run_id: str = "", **envi
                 "edge-training.model": "tiny",
                 "edge-training.model_version": str(version),
                 "edge-training.run_id": run_id or f"run-{version}",
+                "label": label,
             },
         )
         image = compose(resolve_base(client, BASE, "linux/amd64"), (code, model), settings)

@@ -110,7 +110,7 @@ def test_an_image_that_is_not_fit_is_ended_and_the_old_one_stays(
     registry: Registry,
     images: Images,
     version: int,
-    environment: dict[str, str],
+    environment: dict[str, Any],
     seconds: int,
     kind: str,
     said: str,

@@ -3,109 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edge_training.exceptions import ConfigurationError, DeploymentError, ImageError
 from edge_training.hooks.azure_ml_models import ModelTagsHook
-from edge_training.images.registry import RegistryClient
 from edge_training.operators.deployment import DeployModelOperator, RollBackOperator
 from edge_training.operators.retention import RemoveOldOperator
-from edge_training.operators.verification import VerifyImageOperator
-from edge_training.records import Deployment, ImageReference, ImageVerification, ModelVersion
-from tests.integration.deployment.support import REPOSITORY, ask, probe, push_base, push_image
+from edge_training.records import Deployment, ImageVerification
+from tests.integration.deployment.site import MODEL, Made
+from tests.integration.deployment.support import REPOSITORY, ask
 from tests.integration.images.support import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from tests.airflow_harness import AirflowConnection, RunTask
-
-MODEL = "tiny"
-
-
-@dataclass
-class Made:
-    """Versions of the small server with their runs and models in Azure ML, made when first asked for."""
-
-    client: RegistryClient
-    folder: Path
-
-    def version(self, **environment: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the image and the model of a new version; its recorded answers are those of factor 2."""
-        from azureml.core import Experiment, Model
-
-        workspace = ModelTagsHook().workspace
-        run = Experiment(workspace, "tiny").start_logging(snapshot_directory=None)
-        (self.folder / "model").write_text("tiny")
-        model = Model.register(workspace, str(self.folder / "model"), MODEL, tags={"site": "test"})
-        (self.folder / "probe.json").write_text(json.dumps({"version": 1, **probe(model.version)}))
-        run.upload_file("outputs/probe.json", str(self.folder / "probe.json"))
-        run.complete()
-        digest = push_image(self.client, model.version, run_id=run.id, **environment)
-        image = ImageReference(self.client.registry, REPOSITORY, digest, f"v{model.version}")
-        version = ModelVersion(MODEL, model.version, f"{MODEL}:{model.version}", run.id, "model", "")
-        return image.to_json(), version.to_json()
-
-
-@pytest.fixture(scope="module")
-def client(local_site: Any) -> Iterator[RegistryClient]:
-    env = local_site.env
-    with RegistryClient(
-        env["LOCAL_SITE_REGISTRY"],
-        user=env["LOCAL_SITE_REGISTRY_USER"],
-        password=env["LOCAL_SITE_REGISTRY_PASSWORD"],
-        ca_certificate=Path(env["LOCAL_SITE_CA"]),
-    ) as one:
-        push_base(one)
-        yield one
-
-
-@pytest.fixture
-def connect(local_site_env: dict[str, str], airflow_connection: AirflowConnection) -> Callable[..., None]:
-    """Give Airflow the site's connections; the function changes that of the host."""
-    env = local_site_env
-    extra = {"tenant_id": "LOCAL_SITE_TENANT_ID", "cloud": "AZUREML_CURRENT_CLOUD"}
-    extra |= {name: f"LOCAL_SITE_{name.upper()}" for name in ("subscription_id", "resource_group", "workspace")}
-    airflow_connection(
-        "azure_ml",
-        conn_type="azure_ml",
-        login=env["LOCAL_SITE_CLIENT_ID"],
-        password=env["LOCAL_SITE_CLIENT_SECRET"],
-        extra={name: env[variable] for name, variable in extra.items()},
-    )
-    airflow_connection(
-        "container_registry",
-        conn_type="azure_container_registry",
-        host=env["LOCAL_SITE_REGISTRY"],
-        login=env["LOCAL_SITE_REGISTRY_USER"],
-        password=env["LOCAL_SITE_REGISTRY_PASSWORD"],
-        extra={"ca_certificate": env["LOCAL_SITE_CA"]},
-    )
-
-    def host(**changes: Any) -> None:
-        keys = {"host_key": env["LOCAL_SITE_VM_HOST_KEY"], "key_file": env["LOCAL_SITE_VM_KEY_FILE"]}
-        fields = {
-            "conn_type": "ssh",
-            "host": env["LOCAL_SITE_VM_HOST"],
-            "port": int(env["LOCAL_SITE_VM_PORT"]),
-            "login": env["LOCAL_SITE_VM_USER"],
-            "extra": {**keys, "serving_port": env["LOCAL_SITE_SERVING_PORT"]},
-        }
-        airflow_connection("serving_host", **{**fields, **changes})
-
-    host()
-    return host
-
-
-@pytest.fixture
-def made(client: RegistryClient, connect: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    # The SDK registers files below the working directory only.
-    monkeypatch.chdir(tmp_path)
-    return Made(client, tmp_path)
+    from edge_training.images.registry import RegistryClient
+    from tests.airflow_harness import RunTask
 
 
 def host_target(name: str, **more: Any) -> dict[str, Any]:
@@ -145,7 +61,7 @@ def test_an_image_is_verified_deployed_replaced_and_brought_back(
     port = int(local_site_env["LOCAL_SITE_SERVING_PORT"])
     targets = [host_target("edge")]
     first_image, first_model = made.version()
-    verified = run_task(VerifyImageOperator(task_id="verify", image=first_image, model=first_model, require_probe=True))
+    verified = run_task(made.verify(first_image, first_model, require_probe=True))
     assert verified.state == "success", verified.error
     found = ImageVerification.from_json(verified.value)
     assert (found.digest, found.compared, found.isolation) == (first_image["digest"], 2, "bubblewrap")
@@ -177,7 +93,7 @@ def test_an_image_is_verified_deployed_replaced_and_brought_back(
 
 def test_an_image_that_answers_otherwise_fails_for_good_and_nothing_is_deployed(made: Made, run_task: RunTask) -> None:
     image, model = made.version(FACTOR="2.2")
-    verified = run_task(VerifyImageOperator(task_id="verify", image=image, model=model))
+    verified = run_task(made.verify(image, model))
     assert isinstance(verified.error, DeploymentError)
     assert not verified.error.retryable
     assert "answer.sum is 7.7, recorded was 7" in str(verified.error)
@@ -191,10 +107,10 @@ def test_an_image_that_answers_otherwise_fails_for_good_and_nothing_is_deployed(
 def test_a_model_without_recorded_answers_is_refused_where_they_are_required(made: Made, run_task: RunTask) -> None:
     image, model = made.version()
     unknown = {**model, "run_id": ""}
-    refused = run_task(VerifyImageOperator(task_id="verify", image=image, model=unknown, require_probe=True))
+    refused = run_task(made.verify(image, unknown, require_probe=True))
     assert isinstance(refused.error, ImageError)
     assert "left no outputs/probe.json" in str(refused.error)
-    lenient = run_task(VerifyImageOperator(task_id="verify", image=image, model=unknown))
+    lenient = run_task(made.verify(image, unknown))
     assert lenient.value["compared"] == 0
 
 

@@ -61,6 +61,7 @@ class Site:
     :param snapshot: the snapshot's root.
     :param python: the interpreter that trains.
     :param owner: the account's number, when it is another than ours.
+    :param sandbox: the kind of sandbox that the policy demands, when it demands one.
     """
 
     store: BlobServer
@@ -68,6 +69,7 @@ class Site:
     snapshot: Path
     python: str = PYTHON
     owner: int = -1
+    sandbox: str = ""
 
     @property
     def grant(self) -> Path:
@@ -84,8 +86,9 @@ class Site:
     def write_script(self, script: str, policy: Mapping[str, Any] | None = None) -> None:
         """Replace the project's script, and perhaps the site's policy."""
         (self.snapshot / "project" / "train.py").write_text(script)
-        if policy is not None:
-            (self.snapshot / "policy.json").write_text(json.dumps(policy))
+        demanded = {"sandbox": self.sandbox} if self.sandbox else {}
+        if demanded or policy is not None:
+            (self.snapshot / "policy.json").write_text(json.dumps({**demanded, **(policy or {})}))
 
     def command(self, fingerprint: str, arguments: Sequence[str] = ()) -> list[str]:
         become = (

@@ -96,7 +96,7 @@ def _assert_probed(python: str, outputs: Path) -> None:
     probe = parse_probe((outputs / PROBE_FILE).read_bytes(), "the run")
     requests = [json.dumps(case["request"]) for case in probe["cases"]]
     done = subprocess.run(
-        [python, "-c", SCORE, str(SCRIPTS / "breast_cancer")],
+        [python, "-c", SCORE, str(SCRIPTS.parent / "serving")],
         env={"AZUREML_MODEL_DIR": str(outputs)},
         input=json.dumps(requests),
         capture_output=True,
@@ -137,7 +137,11 @@ def test_the_same_data_gives_the_same_model_to_the_byte_in_a_run_and_on_a_laptop
     done = subprocess.run(
         [python, str(SCRIPTS / "breast_cancer" / "train.py")],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(SCRIPTS / "edge_run"), "EDGE_DATA_DIR": str(data), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            "PYTHONPATH": f"{SCRIPTS / 'edge_run'}:{SCRIPTS / 'shared'}",
+            "EDGE_DATA_DIR": str(data),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

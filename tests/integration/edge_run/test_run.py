@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_run.sandbox import KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -70,8 +72,8 @@ def test_nothing_of_the_data_stays_after_a_run(site: Site) -> None:
     assert site.remains == []
     assert outcome.outputs == ["edge_run.json", "model.onnx"]
     assert outcome.record["wiped"]["grant"] is True
-    # Three blobs, two copies, the model, and the list of accounts that the sandbox is given.
-    assert outcome.record["wiped"]["files"] == 7
+    # Three blobs, two copies, the model, and what the sandbox is given: the list of accounts and two modules.
+    assert outcome.record["wiped"]["files"] == 9
 
 
 def test_folders_nested_beyond_what_python_can_follow_are_wiped(site: Site) -> None:
@@ -124,7 +126,10 @@ def test_a_script_that_takes_too_long_is_ended(site: Site) -> None:
 def test_a_model_that_is_not_declared_keeps_every_model_here(site: Site) -> None:
     outcome = site.run("import edge_context\nedge_context.save_model(b'rows', 'rows.pkl')\n" + SAVE)
     assert outcome.status == 1
-    assert "Withheld: 1 items of train.py were withheld (model: its name is not one of model.onnx, probe.json)" in outcome.log
+    assert (
+        "Withheld: 1 items of train.py were withheld (model: its name is not one of model.onnx, probe.json)"
+        in outcome.log
+    )
     assert outcome.outputs == ["edge_run.json"]
     assert outcome.verdicts == {("model", "withheld"): 1, ("model", "dropped"): 1}
 
@@ -213,7 +218,9 @@ def test_a_run_that_is_cancelled_wipes_the_data_and_says_so(site: Site) -> None:
     assert site.remains == []
 
 
-def test_killing_the_runner_ends_the_script_and_the_next_run_removes_the_data(site: Site) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_killing_the_runner_ends_the_script_and_the_next_run_removes_the_data(site: Site, kind: str) -> None:
+    site.sandbox = kind
     beat = "import os, pathlib, time\nbeat = pathlib.Path(os.environ['HOME'], 'beat')\n"
     site.write_script(beat + "while True:\n    beat.write_text(str(time.time()))\n    time.sleep(0.02)\n")
     fingerprint = site.write_grant()["fingerprint"]
@@ -225,8 +232,8 @@ def test_killing_the_runner_ends_the_script_and_the_next_run_removes_the_data(si
     _wait_until(lambda: _is_still(heart))
     assert any("data/" in name for name in site.remains)
     outcome = site.run("import edge_context\n" + SAVE)
-    # Three blobs, the beat, and the list of accounts that the sandbox is given.
-    assert outcome.record["wiped"]["earlier_runs"]["files"] == 5
+    # Three blobs, the beat, and what the sandbox is given: the list of accounts and two modules.
+    assert outcome.record["wiped"]["earlier_runs"]["files"] == 7
     assert site.remains == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from edge_training.exceptions import ConfigurationError, ImageError, ServiceErro
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
 from edge_training.hooks.container_registry import ContainerRegistryHook
+from edge_training.images.contents import write_contents
 from edge_training.images.referrers import SBOM, find_referrers
 from edge_training.lineage import IMAGE
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
@@ -141,6 +143,30 @@ def test_the_image_of_a_model_is_pushed_and_a_retry_finds_it(
     again = run_task(build_operator(tmp_path / "another-worker", noted, base), try_number=2)
     assert again.value == first.value
     assert len(written) == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_project_without_scoring_code_of_its_own_gets_that_for_any_onnx_model(
+    own: bool,
+    client: RegistryClient,
+    connection: AirflowConnection,
+    model: ModelVersion,
+    run_task: RunTask,
+    tmp_path: Path,
+) -> None:
+    base = f"{client.registry}/operators/base@{push_base(client, 'operators/base:1', {'f': b'x'})}"
+    task = build_operator(tmp_path, model, base, repository=f"operators/own-{own}".lower())
+    (tmp_path / "include/serving/score.py").write_text("def init(): 'any'\ndef run(data): ...\n")
+    if not own:
+        (tmp_path / "include/training_scripts/tumour/score.py").unlink()
+    outcome = run_task(task)
+    assert outcome.state == "success", outcome.error
+    write_contents(client, task.repository, outcome.value["digest"], (), tmp_path / "image")
+    with tarfile.open(tmp_path / "image") as archive:
+        (scoring,) = [member for member in archive if member.name.endswith("/var/azureml-app/score.py")]
+        stream = archive.extractfile(scoring)
+        assert stream is not None
+        assert (b"'any'" in stream.read()) is not own
 
 
 def test_a_model_that_was_changed_after_it_was_registered_is_not_put_into_an_image(

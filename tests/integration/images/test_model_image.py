@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_training.exceptions import ImageError
+from edge_training.deployment.host import sandbox
+from edge_training.deployment.host.ask import Door, wait_healthy
 from edge_training.images.base import resolve_base
 from edge_training.images.layers import opener
 from edge_training.images.media_types import OCI_MANIFEST, Descriptor
 from edge_training.images.model_image import ModelImageBuilder, ServedModel, scoring_code
 from edge_training.images.publish import RegistryPublisher
 from edge_training.images.pull import PulledImage, pull
-from edge_training.images.sandbox import Isolation, answer
 from edge_training.images.serving import serving_layer
 from local_site import base_image
 from local_site.settings import Settings
-from tests.integration.images.support import Registry, free_port, linear_onnx
+from tests.integration.images.support import Registry, linear_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +36,6 @@ PROJECT = Path(__file__).parents[3]
 SCRIPTS = PROJECT / "include/training_scripts/breast_cancer"
 SAMPLE = (SCRIPTS / "sample_request.json").read_bytes()
 COLUMNS = list(json.loads(SAMPLE)["data"][0])
-ISOLATIONS: list[Isolation] = ["bubblewrap", "chroot"] if os.geteuid() == 0 else ["bubblewrap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Site:
         builder = ModelImageBuilder(
             base=resolve_base(client, "base/python:3.11", "linux/amd64"),
             serving=serving_layer(PROJECT / "include/serving/requirements.lock", self.settings.cache / "layers"),
-            code=scoring_code(SCRIPTS, ("score.py",)),
+            code=scoring_code(PROJECT / "include/serving", ("score.py",)),
             model=ServedModel("breast-cancer", version, file, {"site": "test", "code_digest": "sha256:c0de"}),
             scratch=folder,
         )
@@ -83,19 +81,30 @@ def pulled(site: Site) -> Iterator[PulledImage]:
         yield pull(client, reference.repository, reference.digest, folder)
 
 
-def ask(pulled: PulledImage, request: Any, isolation: Isolation | None = None) -> tuple[int, dict[str, Any]]:
-    body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    got = answer(pulled, body, SECONDS, isolation=isolation)
-    return got.status, json.loads(got.body)
+@contextlib.contextmanager
+def started(pulled: PulledImage) -> Iterator[tuple[Door, Path]]:
+    """Run an image as a host does, and give where it is asked, and its log."""
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        command = sandbox.command_line("bubblewrap", pulled.root, pulled.run, Path(folder))
+        log = Path(folder) / "log"
+        with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+            try:
+                door = Door(f"{folder}/{sandbox.SOCKET_NAME}")
+                wait_healthy(door, SECONDS, lambda: "" if process.poll() is None else log.read_text())
+                yield door, log
+            finally:
+                process.kill()
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
-def test_the_pulled_image_answers_a_prediction(pulled: PulledImage, isolation: Isolation) -> None:
-    # A plain change of root shares this machine's network, where the image's own port may be taken.
-    port = str(free_port())
-    command = [port if part == "5001" else part for part in pulled.run["Entrypoint"]]
-    run = {**pulled.run, "Entrypoint": command, "ExposedPorts": {f"{port}/tcp": {}}}
-    status, told = ask(dataclasses.replace(pulled, run=run), SAMPLE, isolation)
+def ask(pulled: PulledImage, *requests: Any) -> list[tuple[int, dict[str, Any]]]:
+    bodies = [request if isinstance(request, bytes) else json.dumps(request).encode() for request in requests]
+    with started(pulled) as (door, _):
+        answers = [door.ask("POST", "/score", body) for body in bodies]
+    return [(status, json.loads(body)) for status, body in answers]
+
+
+def test_the_pulled_image_answers_a_prediction(pulled: PulledImage) -> None:
+    ((status, told),) = ask(pulled, SAMPLE)
     # The model says 1 when the mean radius is above 15: the sample's rows have 12 and 18.
     assert status == 200, told
     assert told["labels"] == [0, 1]
@@ -105,46 +114,24 @@ def test_the_pulled_image_answers_a_prediction(pulled: PulledImage, isolation: I
 
 def test_rows_may_be_lists_and_columns_in_another_order(pulled: PulledImage) -> None:
     row = [12.0, *[0.0] * 29]
-    _, by_position = ask(pulled, {"data": [row]})
-    _, by_name = ask(pulled, {"columns": COLUMNS[::-1], "data": [row[::-1]]})
+    (_, by_position), (_, by_name) = ask(pulled, {"data": [row]}, {"columns": COLUMNS[::-1], "data": [row[::-1]]})
     assert by_position == by_name
     assert by_position["labels"] == [0]
 
 
 def test_a_wrong_request_is_answered_with_what_is_wrong_with_it(pulled: PulledImage) -> None:
-    status, told = ask(pulled, {"data": [[1, 2]]})
+    ((status, told),) = ask(pulled, {"data": [[1, 2]]})
     assert (status, told) == (400, {"message": "Row 1 has 2 numbers, the model has 30 columns."})
 
 
-def test_swagger_is_where_every_azure_ml_image_has_it(pulled: PulledImage) -> None:
-    # Healthy is what answers GET with 200; by default that is "/", which all other tests of this module wait for.
-    assert answer(pulled, SAMPLE, SECONDS, health_path="/swagger.json").status == 200
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests of this module run as an ordinary user already")
-def test_an_ordinary_user_can_ask_the_image(pulled: PulledImage) -> None:
-    code = (
-        "import json, pathlib, sys; order = json.load(sys.stdin); sys.path.insert(0, order['path'])\n"
-        "from edge_training.images.pull import PulledImage\n"
-        "from edge_training.images.sandbox import answer\n"
-        "image = PulledImage('test', pathlib.Path(order['root']), order['run'], 0, 0.0)\n"
-        "told = answer(image, order['request'].encode(), order['seconds'])\n"
-        "print(told.status, told.isolation)"
-    )
-    # That user may be unable to read the project, so it gets a copy; the system's Python it can run.
-    path = pulled.root.parent / "code"
-    shutil.copytree(PROJECT / "plugins/edge_training", path / "edge_training")
-    order = {"path": str(path), "root": str(pulled.root), "run": dict(pulled.run), "request": SAMPLE.decode()}
-    done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", code],
-        input=json.dumps({**order, "seconds": SECONDS}),
-        capture_output=True,
-        text=True,
-        cwd="/",
-        timeout=2 * SECONDS,
-        check=False,
-    )
-    assert done.stdout.split() == ["200", "bubblewrap"], done.stderr
+def test_swagger_is_where_every_azure_ml_image_has_it_and_onnx_runtime_does_not_report_to_its_maker(
+    pulled: PulledImage,
+) -> None:
+    assert "ORT_DISABLE_TELEMETRY=1" in pulled.run["Env"]
+    with started(pulled) as (door, log):
+        assert door.ask("GET", "/swagger.json")[0] == 200
+        assert door.ask("POST", "/score", SAMPLE)[0] == 200
+        assert "telemetry" not in log.read_text().lower()
 
 
 def test_the_image_has_no_network_and_cannot_write_to_itself(pulled: PulledImage) -> None:
@@ -165,32 +152,12 @@ def test_the_image_has_no_network_and_cannot_write_to_itself(pulled: PulledImage
         "HTTPServer(('127.0.0.1', 5001), H).serve_forever()\n"
     )
     run = {**pulled.run, "Entrypoint": ["python3", "-c", code], "Env": ["A=b"]}
-    _, found = ask(dataclasses.replace(pulled, run=run), b"{}", "bubblewrap")
+    ((_, found),) = ask(dataclasses.replace(pulled, run=run), b"{}")
     assert found["network"] == "OSError ENETUNREACH"
     assert found["write"] == "OSError EROFS"
     assert found["user"] == 65532
     assert set(found["environment"]) - {"PWD", "LC_CTYPE"} == {"A", "PATH"}
     assert found["processes"] <= 3
-
-
-def test_an_image_that_does_not_start_is_told_with_the_end_of_its_log(pulled: PulledImage) -> None:
-    run = {**pulled.run, "Entrypoint": ["python3", "-c", "raise SystemExit('the model is missing')"]}
-    with pytest.raises(ImageError, match="exit code 1 before it was healthy") as caught:
-        answer(dataclasses.replace(pulled, run=run), b"{}", SECONDS)
-    assert "the model is missing" in str(caught.value)
-
-
-def test_an_image_whose_program_is_not_there_is_told(pulled: PulledImage) -> None:
-    run = {**pulled.run, "Entrypoint": ["/no/such/program"]}
-    with pytest.raises(ImageError, match="'/no/such/program' cannot be run"):
-        answer(dataclasses.replace(pulled, run=run), b"{}", SECONDS)
-
-
-def test_an_image_that_never_gets_healthy_is_given_up_and_ended(pulled: PulledImage) -> None:
-    run = {**pulled.run, "Entrypoint": ["python3", "-c", "import time; print('waiting', flush=True); time.sleep(600)"]}
-    with pytest.raises(ImageError, match="was not healthy") as caught:
-        answer(dataclasses.replace(pulled, run=run), b"{}", 0.5)
-    assert "waiting" in str(caught.value)
 
 
 def test_a_new_version_on_the_same_base_sends_only_model_and_configuration(site: Site, tmp_path: Path) -> None:
@@ -199,9 +166,3 @@ def test_a_new_version_on_the_same_base_sends_only_model_and_configuration(site:
         second = site.publish(tmp_path / "2", client, 2, linear_onnx(COLUMNS, [2.0] * 30, 0.0))
     # Base, serving dependencies, scoring code, model, configuration.
     assert [transfer.way for transfer in second.transfers] == ["present", "present", "present", "sent", "sent"]
-
-
-def test_onnx_runtime_does_not_report_to_its_maker(pulled: PulledImage) -> None:
-    assert "ORT_DISABLE_TELEMETRY=1" in pulled.run["Env"]
-    log = answer(pulled, SAMPLE, SECONDS, isolation="bubblewrap").log
-    assert "telemetry" not in log.lower()

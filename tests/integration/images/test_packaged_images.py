@@ -14,7 +14,7 @@ from edge_training.hooks.container_registry import ContainerRegistryHook
 from edge_training.hooks.receipt_store import ReceiptStore
 from edge_training.images.base import resolve_base
 from edge_training.images.packaged import labels_of, pinned_requirements
-from edge_training.images.referrers import RECEIPT, find_referrers
+from edge_training.images.referrers import RECEIPT, SBOM, find_referrers
 from edge_training.operators.image import BuildAndPushImageOperator
 from edge_training.records import ImageReference, ModelVersion, ResidencyReceipt
 from tests.integration.training.conftest import azure_ml_fields
@@ -124,9 +124,11 @@ def test_azure_ml_makes_the_image_with_our_lineage_and_a_retry_finds_it(
         assert labels["edge-training.model_version"] == str(model.version)
         assert labels["edge-training.run_id"] == "run-1"
         assert image.config["config"]["Entrypoint"][:3] == ["python3", "-m", "azureml_inference_server_http"]
-        (attached,) = find_referrers(client, reference.repository, reference.digest)
-        assert attached["artifactType"] == RECEIPT
-        manifest = client.find_manifest(reference.repository, attached["digest"])
+        attached = {
+            one["artifactType"]: one["digest"] for one in find_referrers(client, reference.repository, reference.digest)
+        }
+        assert set(attached) == {RECEIPT, SBOM}
+        manifest = client.find_manifest(reference.repository, attached[RECEIPT])
         assert manifest is not None
         layer = json.loads(manifest.body)["layers"][0]
         assert layer["digest"] == receipt.digest

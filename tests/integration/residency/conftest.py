@@ -51,6 +51,7 @@ class Audited:
 
     def __init__(self, pipeline: Pipeline, result: JsonObject, container: str) -> None:
         self.pipeline, self.result, self.container = pipeline, result, container
+        self.fields: dict[str, Any] = {}
 
     @property
     def run_id(self) -> str:
@@ -59,7 +60,7 @@ class Audited:
 
     def operator(self, **options: Any) -> AuditEgressOperator:
         """Return the task."""
-        fields = self.pipeline.fields
+        fields = {"site": "test", "data": None, "code": None, **self.pipeline.fields}
         return AuditEgressOperator(
             **{
                 "task_id": "audit_egress",
@@ -70,6 +71,7 @@ class Audited:
                 "container": self.container,
                 "settle": timedelta(0),
                 "retry_policy": TypedRetryPolicy(),
+                **self.fields,
                 **options,
             }
         )

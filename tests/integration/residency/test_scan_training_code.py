@@ -13,6 +13,7 @@ from edge_training.operators.code import CheckTrainingCodeOperator
 from edge_training.operators.code_scan import ScanTrainingCodeOperator
 from edge_training.operators.grant import GrantDataAccessOperator
 from edge_training.retries import TypedRetryPolicy
+from tests.integration.training.conftest import SCRIPTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,11 @@ def prepared(residency: dict[str, Any], pipeline: Pipeline) -> dict[str, JsonObj
 
 
 def test_rows_in_the_code_are_found_on_the_vm_however_they_are_written_and_honest_code_is_not_named(
-    prepared: dict[str, JsonObject], pipeline: Pipeline, project: Callable[[str], Path], local_site: Any
+    prepared: dict[str, JsonObject],
+    pipeline: Pipeline,
+    project: Callable[[str], Path],
+    local_site: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = StackHubBlobHook().read("training-data", "breast-cancer/2025-11.csv", 1_000_000).decode().splitlines()
     rows = lines[1:9]
@@ -51,7 +56,12 @@ def test_rows_in_the_code_are_found_on_the_vm_however_they_are_written_and_hones
         given = {"code": found, "compute": prepared["compute"], "grant": prepared["grant"], **options}
         return pipeline.run(ScanTrainingCodeOperator(task_id="scan_training_code", **fields, **given))
 
-    assert "project/" not in str(scan("print('hello')\n").error)
+    honest = (SCRIPTS / "breast_cancer" / "train.py").read_text()
+    capsys.readouterr()
+    clean = scan(honest)
+    assert (clean.error, clean.value["findings"]) == (None, 0)
+    assert clean.value["files"] > 30
+    assert not [line for line in capsys.readouterr().out.splitlines() if "[warning" in line or "[error" in line]
     for code in ("ROWS = '''\n" + "\n".join(rows) + "\n'''\n", f"ROWS = [{'], ['.join(rows)}]\n"):
         error = scan(code).error
         assert isinstance(error, ResidencyError)

@@ -18,6 +18,7 @@ from edge_training.operators.grant import GrantDataAccessOperator
 from edge_training.operators.janitor import SweepSiteOperator
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.records import ModelVersion, RunResult
+from tests.integration.training.conftest import SCRIPTS
 from tests.integration.training.test_runs import GOOD, wait_for_end
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def registry(connections: dict[str, Any], airflow_connection: AirflowConnection)
 
 def sweep(**fields: Any) -> SweepSiteOperator:
     defaults = {"site": "test", "dag_id": "unit", "model_name": MODEL, "repository": REPOSITORY}
-    return SweepSiteOperator(task_id="sweep", **{**defaults, **fields})
+    return SweepSiteOperator(task_id="sweep", scripts_folder=str(SCRIPTS), **{**defaults, **fields})
 
 
 def push_image(version: ModelVersion, run_id: str) -> str:

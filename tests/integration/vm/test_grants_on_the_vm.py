@@ -12,6 +12,7 @@ from edge_training.hooks.stack_hub_blob import StackHubBlobHook
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAccessOperator, list_grants
 from edge_training.records import BlobManifest, DataGrant
+from tests.integration.training.conftest import SCRIPTS
 
 if TYPE_CHECKING:
     from edge_training.hooks.training_vm import TrainingVMHook
@@ -63,7 +64,7 @@ def grant_task(manifest: Any, lifetime: timedelta = timedelta(hours=1), **option
 
 
 def revoke_task(**options: Any) -> RevokeDataAccessOperator:
-    return RevokeDataAccessOperator(task_id="revoke_data_access", **options)
+    return RevokeDataAccessOperator(task_id="revoke_data_access", scripts_folder=str(SCRIPTS), **options)
 
 
 def names(vm: TrainingVMHook) -> list[str]:

@@ -283,6 +283,7 @@ def test_the_vm_is_measured(vm: TrainingVMHook) -> None:
     assert found.python == f"{vm.home()}/training-env/bin/python"
     assert found.python_version.startswith("3.11.")
     assert (found.bwrap, found.bwrap_error, found.clock_skew_seconds) == ("/usr/bin/bwrap", "", 0.0)
+    assert found.other_sandbox == "namespaces"
 
 
 def test_an_interpreter_that_is_missing_is_measured_as_such(vm: TrainingVMHook) -> None:

@@ -10,6 +10,7 @@ SUBMIT = "submit_experiment"
 POLL = "poll_run"
 REGISTER = "register_model"
 AUDIT = "audit_egress"
+PREPARE = "prepare_serving_host"
 BUILD = "build_and_push_image"
 TRY_OUT = "verify_image"
 DEPLOY = "deploy_model"
@@ -91,8 +92,8 @@ CALLS = (
     Call("find the version", "GET", r"/modelmanagement/.*/models/[^/]+$", (BUILD,)),
     Call("find the version's asset", "GET", r"/modelmanagement/.*/assets/[^/]+$", (BUILD,)),
     Call("write on the version", "PATCH", r"/modelmanagement/.*/models/[^/]+$", (BUILD, DEPLOY)),
-    Call("log in", "GET", r"^/v2/$", (BASE, REGISTER, BUILD), service=REGISTRY),
-    Call("find an image", "GET", r"/manifests/", (BASE, REGISTER, BUILD, TRY_OUT, DEPLOY), service=REGISTRY),
+    Call("log in", "GET", r"^/v2/$", (BASE, PREPARE, REGISTER, BUILD), service=REGISTRY),
+    Call("find an image", "GET", r"/manifests/", (BASE, PREPARE, REGISTER, BUILD, TRY_OUT, DEPLOY), service=REGISTRY),
     Call(
         "read a layer or an image's settings",
         "GET",
@@ -100,7 +101,7 @@ CALLS = (
         (BASE, BUILD, TRY_OUT, DEPLOY),
         service=REGISTRY,
     ),
-    Call("look for a layer", "HEAD", r"/blobs/sha256:", (BUILD,), service=REGISTRY),
+    Call("look for a layer", "HEAD", r"/blobs/sha256:", (PREPARE, BUILD), service=REGISTRY),
     Call("look for the tag", "HEAD", r"/manifests/v\d+$", (BUILD,), service=REGISTRY),
     Call("begin to send a layer", "POST", r"/blobs/uploads/$", (BUILD,), service=REGISTRY),
     Call("send a part of a layer", "PATCH", r"/blobs/uploads/", (BUILD,), service=REGISTRY),

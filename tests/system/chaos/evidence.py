@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ENDED = {"Completed", "Failed", "Canceled"}
 # Until a run that was cancelled has ended, and until the VM lets somebody in again.
 SETTLE_SECONDS = 20.0
+# The tag of what a site's images have in common, which is no model's.
+SHARED = "serving-*"
 PAUSE_SECONDS = 0.5
 DATABASE_SECONDS = 30.0
 # All grants; and the files of training runs that live no more: those that do hold the lock of their folder.
@@ -50,7 +52,7 @@ class Evidence:
 
     :param runs: run id → state.
     :param models: ``name:version`` → the id of the run that made it.
-    :param images: the digests of all images in the repository, also of those without a tag.
+    :param images: the digests of all models' images in the repository, also of those without a tag.
     :param tags: tag → digest.
     :param left: the DAG run's grant and training data of runs that are over, as far as they lie on the VM.
     :param serving: the digest of the image that is in service, ``""`` when none is, ``None`` when the lane deploys none.
@@ -141,14 +143,17 @@ class Witness:
                 link.parent.name
                 for link in self._registry.glob("_manifests/revisions/sha256/*/link")
                 if self._is_image(link.parent.name)
-            ),
-            tags={
-                link.parents[1].name: link.read_text().removeprefix("sha256:")
-                for link in self._registry.glob("_manifests/tags/v*/current/link")
-            },
+            ).difference(self._tags(SHARED).values()),
+            tags=self._tags("v*"),
             left=self._left(dag_run_id),
             serving=self._serving(),
         )
+
+    def _tags(self, pattern: str) -> dict[str, str]:
+        return {
+            link.parents[1].name: link.read_text().removeprefix("sha256:")
+            for link in self._registry.glob(f"_manifests/tags/{pattern}/current/link")
+        }
 
     def _is_image(self, digest: str) -> bool:
         """Tell an image from what refers to one, such as its list of parts."""

@@ -25,6 +25,7 @@ TASKS = (
     "scan_training_code",
     "submit_experiment",
     "poll_run",
+    "prepare_serving_host",
     "revoke_data_access",
     "audit_egress",
     "register_model",
@@ -47,6 +48,7 @@ KILLS = {
         "ensure_compute_attached",
         "grant_data_access",
         "scan_training_code",
+        "prepare_serving_host",
         "revoke_data_access",
         "audit_egress",
         "verify_image",
@@ -56,6 +58,7 @@ KILLS = {
     "blob": ("verify_blob_data", "ensure_compute_attached", "poll_run", "audit_egress", ANY),
     "registry": (
         "resolve_base_image",
+        "prepare_serving_host",
         "build_and_push_image",
         "build_and_push_image",
         "verify_image",

@@ -95,6 +95,7 @@ def test_a_second_image_is_found_and_what_refers_to_an_image_is_none(
     before = witness.look(DAG_RUN)
     first, second = push(local_site_env, "v1", "first"), push(local_site_env, "v2", "second")
     push(local_site_env, "sha256-aa", "parts", subject={"digest": first, "mediaType": OCI_MANIFEST, "size": 1})
+    push(local_site_env, "serving-0123", "what both share")
     new = witness.look(DAG_RUN).since(before)
     assert new.images == {first.removeprefix("sha256:"), second.removeprefix("sha256:")}
     assert set(new.tags) == {"v1", "v2"}

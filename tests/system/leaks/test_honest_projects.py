@@ -52,14 +52,14 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _run(vm: Vm, project: str, folder: Path) -> Outcome:
+def _run(vm: Vm, project: str, folder: Path, kind: str) -> Outcome:
     with BlobServer(*vm.tls) as store:
         thread = threading.Thread(target=store.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
             for name, content in _blobs(project).items():
                 store.put(name, content)
-            stage_source(SCRIPTS / project, SCRIPTS / "edge_run", folder / "snapshot")
+            stage_source(SCRIPTS / project, SCRIPTS / "edge_run", folder / "snapshot", {"sandbox": kind})
             (folder / "home").mkdir()
             site = Site(store, folder / "home", folder / "snapshot", python=vm.python)
             return site.start(site.write_grant()["fingerprint"])
@@ -68,11 +68,16 @@ def _run(vm: Vm, project: str, folder: Path) -> Outcome:
             thread.join()
 
 
-@pytest.mark.parametrize("project", TARGETS)
-def test_an_honest_project_passes_whole(project: str, vm: Vm, tmp_path: Path) -> None:
-    outcome = _run(vm, project, tmp_path)
+# Each project in the sandbox that a VM usually has, and the widest variety of libraries in the others.
+IN_OTHERS = [("breast_cancer", "namespaces"), ("breast_cancer", "seccomp"), ("digits", "seccomp")]
+
+
+@pytest.mark.parametrize(("project", "kind"), [*((project, "bubblewrap") for project in TARGETS), *IN_OTHERS])
+def test_an_honest_project_passes_whole(project: str, kind: str, vm: Vm, tmp_path: Path) -> None:
+    outcome = _run(vm, project, tmp_path, kind)
     assert outcome.status == 0, outcome.log
     assert {item["verdict"] for item in outcome.record["items"]} == {"passed"}
+    assert outcome.record["sandbox"]["kind"] == kind
     assert outcome.record["scan"]["method"] == "numpy"
     assert outcome.record["scan"]["row_cells"] > 0
     assert [name for name in outcome.outputs if name != "probe.json"] == ["edge_run.json", "model.onnx"]

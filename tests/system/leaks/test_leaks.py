@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_run.sandbox import KINDS
 from tests.system.leaks.conftest import MARK
 from tests.system.leaks.scripts import LEAKS
 
 if TYPE_CHECKING:
-    from tests.system.leaks.conftest import Attempt
+    from tests.system.leaks.conftest import Attempt, Vm
+    from tests.system.leaks.scripts import Leak
 
 Attempts = dict[str, "Attempt"]
 NUMBER = re.compile(rb"\d+\.\d+|\d+")
@@ -67,6 +70,38 @@ def test_the_same_script_without_the_leak_passes(name: str, honest: Attempts) ->
     assert {item["verdict"] for item in attempt.record["items"]} == {"passed"}
     assert attempt.outcome.outputs == ["edge_run.json", "model.onnx"]
     assert attempt.remains == []
+
+
+# The ways out that do not need the Azure ML SDK, which takes seconds to import.
+WAYS_OUT = [name for name, leak in LEAKS.items() if leak.says == "refused" and name != "Run.get_context"]
+BAD_BEHAVIOUR = ["a fork bomb", "filling the disk", "taking all memory", "taking too long"]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_every_way_out_is_closed_in_the_other_kinds_of_sandbox_too(kind: str, vm: Vm, tmp_path: Path) -> None:
+    attempt = vm.run(tmp_path / "run", [_in_sandbox(name, kind) for name in WAYS_OUT], leak=True)
+    log = attempt.outcome.log
+    assert attempt.record["result"] == "completed", log
+    assert attempt.record["sandbox"]["kind"] == kind
+    assert set(attempt.record["sandbox"]["self_test"].values()) == {"closed"}
+    assert "got out" not in log
+    assert log.count("refused") == sum(LEAKS[name].code.count("attempt(") for name in WAYS_OUT)
+    assert attempt.requests == attempt.record["data"]["blobs"]
+    assert attempt.remains == []
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("name", BAD_BEHAVIOUR)
+def test_limits_hold_in_the_other_kinds_of_sandbox_too(name: str, kind: str, vm: Vm, tmp_path: Path) -> None:
+    attempt = vm.run(tmp_path / "run", [_in_sandbox(name, kind)], leak=True)
+    assert attempt.record["sandbox"]["kind"] == kind
+    assert attempt.record["error_code"] == LEAKS[name].error, attempt.outcome.log
+    assert LEAKS[name].says in attempt.outcome.log
+    assert attempt.remains == []
+
+
+def _in_sandbox(name: str, kind: str) -> Leak:
+    return replace(LEAKS[name], policy={**LEAKS[name].policy, "sandbox": kind})
 
 
 def test_no_process_of_any_script_lives_on(attempts: Attempts) -> None:

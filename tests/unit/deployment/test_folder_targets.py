@@ -41,6 +41,18 @@ def test_a_manifest_is_a_deployment_by_digest_and_its_service() -> None:
     assert mounted == {one["name"] for one in pod["spec"]["volumes"]}
 
 
+@pytest.mark.parametrize("version", ["1.25", "1.37"])
+def test_a_manifest_is_one_by_the_published_schema_of_kubernetes(version: str) -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    target = KubernetesTarget("tiny", "/srv", namespace="models", replicas=3, port=8000, memory="1.5Gi", cpu="1")
+    documents = list(yaml.safe_load_all(manifest(target, candidate(7), REFERENCE, 5001)))
+    assert len(documents) == 2
+    for document in documents:
+        validator.validate(document, version, strict=True)
+        with pytest.raises(validator.ValidationError):
+            validator.validate({**document, "spec": {**document["spec"], "replica": 1}}, version, strict=True)
+
+
 def test_the_same_image_gives_the_same_manifest_without_references_in_it() -> None:
     texts = {manifest(KubernetesTarget("tiny", "/srv"), candidate(7), REFERENCE, 5001) for _ in range(2)}
     assert len(texts) == 1

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from edge_run.errors import UsageError
 from edge_run.policy import Policy, load_policy, parse_policy
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
@@ -29,6 +28,11 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
+def test_every_setting_stands_in_the_document_on_security() -> None:
+    table = (Path(__file__).parents[3] / "docs" / "security.md").read_text().partition("## The policy")[2]
+    assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == [one.name for one in fields(Policy)]
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
@@ -40,6 +44,8 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
         ({"model_files": "model.onnx"}, "expected a list of texts"),
         ({"model_files": ["../model.onnx"]}, "not plain file names"),
         ({"metric_pattern": "("}, "not a regular expression"),
+        ({"sandbox": "none"}, "sandbox is 'none'; expected one of .'any', 'bubblewrap', 'namespaces', 'seccomp'"),
+        ({"on_withheld": "ignore"}, "on_withheld is 'ignore'; expected one of"),
     ],
 )
 def test_a_wrong_setting_is_named(value: object, complaint: str) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import mmap
 import pickle
 import random
 import struct
@@ -176,6 +177,17 @@ def test_a_blob_is_recognised_as_such(scanner: Scanner, paths: list[Path]) -> No
     finding = scanner.scan(gzip.compress(paths[1].read_bytes()))
     assert finding is not None
     assert (finding.kind, finding.where) == ("blob", ("gzip",))
+
+
+@pytest.mark.parametrize("last", [b"\x5d", b"\x5d\x00", b"\x1f\x8b", b"BZ", b"PK\x03", b"\xfd7zXZ"])
+def test_a_mapped_file_that_fills_its_pages_and_ends_like_the_beginning_of_an_archive_is_searched(
+    scanner: Scanner, tmp_path: Path, last: bytes
+) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(bytes(range(128, 256)) * 512 + bytes(128 * 128 - len(last)) + last)
+    assert path.stat().st_size % mmap.PAGESIZE == 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        assert scanner.scan(content) is None
 
 
 def test_a_finding_says_how_it_was_packed_and_repeats_nothing(scanner: Scanner) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_training.exceptions import ImageError
-from edge_training.images.sbom import Package, bill_of_materials, package_of
+from edge_training.images.sbom import Package, bill_of_materials, package_of, pinned_packages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,3 +71,12 @@ def test_the_bill_names_every_package_by_version_address_and_hash() -> None:
 def test_the_same_packages_give_the_same_bill_in_any_order() -> None:
     packages = [Package("a", "1", "MIT", "a" * 64), Package("b", "1", "", "b" * 64)]
     assert bill_of_materials(packages, LAYER) == bill_of_materials(packages[::-1], LAYER)
+
+
+def test_packages_that_somebody_else_installs_are_named_without_the_hash_of_a_wheel() -> None:
+    packages = pinned_packages(["numpy==2.4.6", "azure-core[aio]==1.39.0 ; python_version > '3'", "not pinned"])
+    assert [(one.name, one.version) for one in packages] == [("numpy", "2.4.6"), ("azure-core", "1.39.0")]
+    (first, second) = json.loads(bill_of_materials(packages, LAYER))["components"]
+    assert first["purl"] == "pkg:pypi/azure-core@1.39.0"
+    assert "hashes" not in first
+    assert "hashes" not in second

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from breast_cancer.score import MOST_ROWS, RequestError, find_model, read_rows
+from serving.score import MOST_ROWS, RequestError, find_model, read_rows
 
 COLUMNS = ["a", "b", "c"]
 SAMPLE = Path(__file__).parents[3] / "include/training_scripts/breast_cancer/sample_request.json"

@@ -12,6 +12,7 @@ import yaml
 from edge_training.hooks import azure_ml
 from edge_training.hooks.container_registry import ContainerRegistryHook
 from edge_training.hooks.residency_key import ResidencyKeyHook
+from edge_training.hooks.resource_manager import ResourceManagerHook
 from edge_training.hooks.serving_host import ServingHostHook
 from edge_training.hooks.stack_hub_blob import StackHubBlobHook
 from edge_training.hooks.training_vm import TrainingVMHook
@@ -35,7 +36,7 @@ def settings_of_the_code() -> set[str]:
         "plugins/edge_training/pipeline.py",
         "plugins/edge_training/phases.py",
     )
-    files = [PROJECT / name for name in (*names, "plugins/edge_training/operators/image.py")]
+    files = [PROJECT / name for name in (*names, "plugins/edge_training/operators/serving.py")]
     found = {name for file in files for name in SETTING.findall(file.read_text())}
     exported = {
         match
@@ -111,6 +112,7 @@ def test_every_error_that_can_end_a_task_is_in_the_operating_guide() -> None:
         ("serving_host", ServingHostHook.extras),
         ("azure_ml", frozenset(azure_ml.EXTRAS)),
         ("container_registry", ContainerRegistryHook.extras),
+        ("resource_manager", ResourceManagerHook.extras),
         ("residency_key", ResidencyKeyHook.extras),
     ],
 )

@@ -23,7 +23,14 @@ def test_make_alone_lists_the_commands_with_a_line_each() -> None:
     lines = make().splitlines()
     named = [line.split()[1] for line in lines]
     assert named[:8] == ["demo", "down", "test", "test-unit", "lint", "lock", "chaos", "clean"]
-    assert named[8:] == ["test-azure-ml-restarts", "bench-azure-ml", "bench-images", "bench-deploy", "bench-triggers"]
+    assert named[8:] == [
+        "test-azure-ml-restarts",
+        "bench-azure-ml",
+        "bench-images",
+        "bench-deploy",
+        "bench-residency",
+        "bench-triggers",
+    ]
     for line in lines:
         assert re.fullmatch(r"  make [a-z-]+ +[A-Z].*\.", line), line
 

@@ -205,5 +205,5 @@ def test_a_project_without_a_script_is_refused(source: Source) -> None:
 def test_our_own_project_and_runner_may_leave(tmp_path: Path) -> None:
     stage_source(SCRIPTS / "breast_cancer", SCRIPTS / "edge_run", tmp_path / "snapshot")
     names = [file.path for file in code_manifest(tmp_path / "snapshot", "breast_cancer").files]
-    assert [name for name in names if name.startswith("project/")] == ["project/train.py"]
+    assert [name for name in names if name.startswith("project/")] == ["project/portable_model.py", "project/train.py"]
     assert "edge_run/__main__.py" in names

@@ -1,13 +1,12 @@
-"""``scan`` and ``wipe``: what the pipeline asks of the VM besides training.
+"""``scan``: the pipeline asks the VM whether files hold the data that a run is granted.
 
 ::
 
     python -I DIR/edge_run/__main__.py scan --grant PATH --fingerprint sha256:... (--tree DIR | --tar -) [--policy FILE]
-    python -I DIR/edge_run/__main__.py wipe
 
 ``scan`` searches files for the granted data, which it fetches as a run does, and wipes afterwards; the grant stays. ``--tar -``
-reads a tar archive from the standard input, of which nothing is written to disk. Both print exactly one line of JSON without any
-value of the data, and end with status 0 (nothing found), 1 (something found) or 2 (it could not be done: ``error_code``, ``error``).
+reads a tar archive from the standard input, of which nothing is written to disk. It prints exactly one line of JSON without any
+value of the data, and ends with status 0 (nothing found), 1 (something found) or 2 (it could not be done: ``error_code``, ``error``).
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ from edge_run.fetch import fetch_blobs
 from edge_run.grant import read_grant
 from edge_run.policy import Policy, read_policy
 from edge_run.scan.scanner import Scanner
-from edge_run.workspace import open_workspace, sweep
+from edge_run.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 VERSION = 1
-COMMANDS = ("scan", "wipe")
 MOST_FILE_BYTES = 4 * 1024 * 1024 * 1024
 
 
@@ -44,27 +42,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the first argument says, print one line, and return the exit status."""
-    commands: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {"scan": _scan, "wipe": _wipe}
+    """Search, print one line, and return the exit status."""
     try:
-        answer = commands[argv[0]](argv[1:])
+        answer = _scan(argv)
     except EdgeRunError as error:
-        answer = {"error_code": error.code, "error": str(error)}
+        answer = {"clean": False, "error_code": error.code, "error": str(error)}
     except Exception as error:  # noqa: BLE001 - its text may hold a URL or data, so only its kind is told
         answer = {
+            "clean": False,
             "error_code": "Internal",
             "error": f"The scan itself failed ({type(error).__name__}): please report it.",
         }
-    if "error" in answer and argv[0] == "scan":
-        answer["clean"] = False
     print(json.dumps({"version": VERSION, **answer}, sort_keys=True))
-    return 2 if "error" in answer else 0 if answer.get("clean", True) else 1
-
-
-def _wipe(argv: Sequence[str]) -> dict[str, Any]:
-    _Parser(prog="edge_run wipe").parse_args(argv)
-    wiped = sweep(Path.home())
-    return {"files": wiped.files, "bytes": wiped.bytes}
+    return 2 if "error" in answer else 0 if answer["clean"] else 1
 
 
 def _scan(argv: Sequence[str]) -> dict[str, Any]:

@@ -133,10 +133,8 @@ _CODES: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Iterator[bytes]]],
 
 
 def _places(content: Any, magic: bytes) -> Iterator[int]:
-    place = content.find(magic)
-    while place >= 0:
-        yield place
-        place = content.find(magic, place + 1)
+    # Not by find(): that of a map reads beyond its end, which ends the process when the file fills its last page.
+    return (found.start() for found in re.finditer(re.escape(magic), content))
 
 
 def _zlib_places(view: memoryview, numpy: Any) -> list[int]:
@@ -184,7 +182,7 @@ def _inflated(label: str, make: Callable[[], Any], packed: memoryview, budget: B
 
 
 def _archives(content: Any, budget: Budget) -> Iterator[tuple[str, bytes]]:
-    if content.find(b"PK\x03\x04") >= 0:
+    if next(_places(content, b"PK\x03\x04"), None) is not None:
         yield from _zip(content, budget)
     if len(content) > 512 and bytes(content[257:262]) == b"ustar":
         try:

@@ -1,4 +1,6 @@
-"""Serves the model: ``init()`` and ``run()`` as the Azure ML inference server calls them.
+"""Serves any ONNX model with one input, a table of numbers: ``init()`` and ``run()`` as the Azure ML inference server calls them.
+
+It becomes the scoring code of every project that has no ``score.py`` of its own.
 
 A request is JSON, rows in one of three forms, at most 1000 of them::
 
@@ -6,9 +8,9 @@ A request is JSON, rows in one of three forms, at most 1000 of them::
     {"columns": ["mean_texture", ...], "data": [[20.0, ...]]}   numbers in the order of ``columns``
     {"data": [{"mean_radius": 17.5, ...}, ...]}                 numbers by name
 
-The answer is ``{"labels": [1, ...], "probabilities": [[0.02, 0.98], ...]}``: per row the class (0 malignant, 1 benign) and the
-probability of each class. What is wrong with a request is answered with status 400 and ``{"message": ...}``; no value of
-a request is written to the log.
+A classifier's answer is ``{"labels": [1, ...], "probabilities": [[0.02, 0.98], ...]}``: per row the class and, as far as the model gives
+it, the probability of each class. Any other model's answer is ``{"values": [152.5, ...]}``, per row a number, or a list when there are
+several. What is wrong with a request is answered with status 400 and ``{"message": ...}``; no value of a request is written to the log.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # ONNX Runtime's official builds report to their maker unless this is set before they are imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -25,6 +30,7 @@ MODEL_FILE = "model.onnx"
 MOST_ROWS = 1000
 # What the model's single precision can hold; NaN and infinity are outside of it, too.
 LARGEST = 3e38
+_OWN = "Let its project have a score.py of its own."
 _FORMS = 'expected {"data": [[number, ...], ...]} or {"data": [{"column": number, ...}, ...]}'
 
 
@@ -35,17 +41,18 @@ class RequestError(ValueError):
 class Scorer:
     """The model, loaded once per process.
 
-    :param file: the ONNX file; its metadata name the columns in order.
+    :param file: the ONNX file; its metadata may name the columns in order, as a JSON list under ``columns``.
+    :raises ValueError: when it is a model of another kind.
     """
 
     def __init__(self, file: Path) -> None:
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0]
+        self._input, self.width = _table(self._session.get_inputs())
+        self._outputs = _answers(self._session.get_outputs())
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.columns: list[str] = json.loads(metadata.get("columns", "[]"))
-        self.width: int = self._input.shape[1]
 
     def score(self, rows: list[list[float]]) -> dict[str, Any]:
         """Return the answer for checked rows.
@@ -55,11 +62,60 @@ class Scorer:
         import numpy as np
 
         features = np.asarray(rows, dtype=np.float32)
-        labels, probabilities = self._session.run(["label", "probabilities"], {self._input.name: features})
-        return {
-            "labels": labels.tolist(),
-            "probabilities": [[round(float(p), 6) for p in row] for row in probabilities],
-        }
+        found = self._session.run(list(self._outputs.values()), {self._input: features})
+        return {word: _WORDS[word](value) for word, value in zip(self._outputs, found, strict=True)}
+
+
+def _labels(labels: Any) -> list[Any]:
+    return list(labels.tolist())
+
+
+def _probabilities(probabilities: Any) -> list[list[float]]:
+    return [[round(float(one), 6) for one in row] for row in probabilities]
+
+
+def _values(values: Any) -> list[Any]:
+    """Return what single precision can tell of each number; one number per row is not put into a list of its own."""
+    rows = values.reshape(len(values), -1)
+    numbers = [[float(f"{one:.7g}") for one in row] for row in rows]
+    return [row[0] for row in numbers] if rows.shape[1] == 1 else numbers
+
+
+_WORDS: dict[str, Callable[[Any], list[Any]]] = {
+    "labels": _labels,
+    "probabilities": _probabilities,
+    "values": _values,
+}
+
+
+def _table(inputs: list[Any]) -> tuple[str, int]:
+    """Return the name of a model's only input, and how many columns it has."""
+    told = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
+        raise ValueError(
+            f"This score.py serves models with one input, float [rows, columns]; this one has {told}. {_OWN}"
+        )
+    width = inputs[0].shape[1]
+    # A number of columns that is open has a name, or none.
+    if width is None or isinstance(width, str):
+        raise ValueError(
+            f"The model's input {told} does not say how many columns it has: convert it with their number."
+        )
+    return inputs[0].name, width
+
+
+def _answers(outputs: list[Any]) -> dict[str, str]:
+    """Return which output is which part of the answer."""
+    labels = [one.name for one in outputs if one.type in {"tensor(int64)", "tensor(string)"}]
+    numbers = [one.name for one in outputs if one.type == "tensor(float)"]
+    if len(labels) + len(numbers) == len(outputs) and len(labels) <= 1 and len(numbers) <= 1:
+        words = ("labels", "probabilities") if labels else ("values",)
+        return dict(zip(words, labels + numbers, strict=False))
+    told = ", ".join(f"{one.name} {one.type}" for one in outputs)
+    raise ValueError(
+        "This score.py serves models that give a label, probabilities as one tensor (zipmap False), or numbers as one tensor; this one "
+        f"gives {told}. {_OWN}"
+    )
 
 
 _scorer: Scorer | None = None

@@ -1,0 +1,158 @@
+"""What a run that failed, was cancelled or was killed has left in Azure ML is audited too, and of its data nothing stays on the VM."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_training import grants
+from edge_training.exceptions import ResidencyError, RunFailedError
+from edge_training.hooks.azure_ml_evidence import AzureMLEvidenceHook
+from edge_training.hooks.receipt_store import ReceiptStore
+from edge_training.hooks.residency_key import ResidencyKeyHook
+from edge_training.operators.grant import RevokeDataAccessOperator
+from edge_training.records import ResidencyReceipt
+from edge_training.residency.receipt import public_key_text
+from edge_training.residency.verify import verify
+from tests.integration.residency.conftest import GOOD, Audited
+from tests.integration.training.conftest import SCRIPTS, Pipeline
+from tests.integration.training.test_runs import wait_for_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge_training.records import JsonObject
+
+SPEAKS = "import edge_context\nprint('hello')\nedge_context.log_metric('loss', 0.5)\n"
+FAILS = SPEAKS + "raise SystemExit(3)\n"
+GOES_ON = SPEAKS + "import time\ntime.sleep(300)\n"
+
+
+def bodies(container: str) -> list[dict[str, Any]]:
+    """Return what the receipts say, after checking them."""
+    store = ReceiptStore(container)
+    verdict = verify(
+        [(one.name, store.receipt(one.name)) for one in store.receipts("test")],
+        public_key_text(ResidencyKeyHook().key()),
+    )
+    assert verdict.faults == ()
+    return [receipt.body for receipt in verdict.receipts]
+
+
+@pytest.fixture
+def started(residency: dict[str, Any], pipeline: Pipeline, project: Callable[[str], Path]) -> Callable[[str], Audited]:
+    """Submit a script as a run; its audit is that of a DAG run whose waiting task has failed."""
+
+    def start(script: str) -> Audited:
+        run: JsonObject = pipeline.value(pipeline.submission("sample", project(script), experiment="failing"))
+        audited = Audited(pipeline, run, f"receipts-{uuid.uuid4().hex[:12]}")
+        audited.fields = {"result": None, "experiment": "failing", "settle": timedelta(seconds=20)}
+        return audited
+
+    return start
+
+
+def read_log(run_id: str) -> str:
+    return AzureMLEvidenceHook().read_log(run_id, 0).decode()
+
+
+def wait_for_line(run_id: str, text: str) -> None:
+    for _ in range(600):
+        if text in read_log(run_id):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{run_id} never printed {text!r}")
+
+
+def test_a_run_that_failed_gets_one_receipt_and_what_somebody_adds_to_it_is_found(
+    started: Callable[[str], Audited], tmp_path: Path
+) -> None:
+    failed = started(FAILS)
+    assert isinstance(failed.pipeline.poll(failed.result).error, RunFailedError)
+    outcome = failed.audit()
+    assert (outcome.state, outcome.error, outcome.value) == ("success", None, None)
+    (body,) = bodies(failed.container)
+    assert (body["run"]["id"], body["run"]["state"], body["audit"]["result"]) == (failed.run_id, "Failed", "clean")
+    assert body["run"]["error"]["code"] == "Script"
+    assert len(body["run"]["error"]["message_sha256"]) == 64
+    assert {item["kind"] for item in body["items"]} == {"metric", "log"}
+    assert body["wiped"]["grant"] is True
+    assert body["bytes_out"]["log"] > 0
+    assert failed.audit().error is None
+    assert len(bodies(failed.container)) == 1
+
+    rows = tmp_path / "rows.csv"
+    rows.write_text("17.99,10.38,122.8\n" * 20)
+    from azureml.core import Run
+
+    run = Run.get(AzureMLEvidenceHook().workspace, failed.run_id)
+    run.upload_file("outputs/rows.csv", str(rows))
+    run.log("row", 10.38)
+    run.flush()
+    # The run has its receipt, so only an audit that knows of none looks again.
+    anew = f"{failed.container}-anew"
+    outcome = failed.audit(container=anew)
+    assert isinstance(outcome.error, ResidencyError)
+    assert outcome.state == "failed"
+    (body,) = bodies(anew)
+    assert body["audit"]["result"] == "differences"
+    found = {(row["where"], row["what"]) for row in body["audit"]["differences"]}
+    assert {("artifact", "outputs/rows.csv"), ("metric", "row")} <= found
+
+
+def test_a_killed_run_is_wiped_at_the_teardown_and_its_lack_of_a_record_does_not_stop_the_model_of_the_retry(
+    started: Callable[[str], Audited], local_site: Any, capsys: pytest.CaptureFixture[str], model_bytes: bytes
+) -> None:
+    killed = started(f"MODEL = {model_bytes!r}\nprint('hello')\nimport time\ntime.sleep(5)\n{GOOD}")
+    pipeline = killed.pipeline
+    wait_for_line(killed.run_id, "train.py starts")
+    teardown = RevokeDataAccessOperator(task_id="revoke_data_access", scripts_folder=str(SCRIPTS))
+    # That of another DAG run leaves what lives alone.
+    assert pipeline.run_task(teardown, run_id="another").state == "success"
+    name = grants.grant_name("unit", pipeline.run_id)
+    runner = f"^[^ ]*python[^ ]* edge_run/__main__.py --grant [^ ]*{name}"
+    command = f"ls ~/.edge-training/work/run-*/data/breast-cancer && pkill -9 -f '{runner}'"
+    result = local_site.ssh(command)
+    assert (result.returncode, result.stdout.count(".csv")) == (0, 12)
+    assert wait_for_end(killed.run_id) == "Failed"
+    assert isinstance(pipeline.poll(killed.result).error, RunFailedError)
+    assert pipeline.run(teardown).state == "success"
+    assert "which runs that were killed had left on" in capsys.readouterr().out
+    assert local_site.ssh(f"ls -d ~/.edge-training/work/run-* ~/.edge-training/grants/{name}").stdout == ""
+
+    outcome = killed.audit()
+    assert (outcome.state, outcome.error) == ("success", None)
+    (body,) = bodies(killed.container)
+    assert (body["run"]["state"], body["audit"]["result"]) == ("Failed", "no record")
+    assert (body["items"], body["wiped"], body["sandbox"]) == ([], {}, {"scan": {}})
+    assert body["bytes_out"]["log"] > 0
+
+    outcome = pipeline.run(pipeline.waiting(killed.result), try_number=2)
+    assert outcome.error is None, outcome.error
+    receipt = ResidencyReceipt.from_json(killed.audit(result=outcome.value).value)
+    assert (receipt.run_id, receipt.sequence) == (killed.run_id.removesuffix("1") + "2", 2)
+    assert ResidencyReceipt.from_json(killed.audit(result=outcome.value).value) == receipt
+    results = [(one["run"]["state"], one["run"]["attempt"], one["audit"]["result"]) for one in bodies(killed.container)]
+    assert results == [("Failed", 1, "no record"), ("Completed", 2, "clean")]
+
+
+def test_a_cancelled_run_is_audited(started: Callable[[str], Audited]) -> None:
+    cancelled = started(GOES_ON)
+    wait_for_line(cancelled.run_id, "script | hello")
+    AzureMLEvidenceHook().cancel(cancelled.run_id)
+    outcome = cancelled.audit()  # which waits for the end of what was cancelled a moment ago
+    assert (outcome.state, outcome.error) == ("success", None), outcome.error
+    (body,) = bodies(cancelled.container)
+    assert body["run"]["state"] == "Canceled"
+    assert (body["run"]["error"]["code"], body["audit"]["result"]) == ("Canceled", "clean")
+
+
+def test_without_any_run_there_is_nothing_to_audit(residency: dict[str, Any], pipeline: Pipeline) -> None:
+    nothing = Audited(pipeline, {}, "receipts-none")
+    nothing.fields = {"result": None, "data": None, "code": None}
+    assert nothing.audit().state == "skipped"
