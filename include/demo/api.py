@@ -60,6 +60,23 @@ class AirflowApi:
         # Neither a proxy nor a netrc file has anything to do with a server on this machine.
         self._session.trust_env = False
 
+    def wait_until_healthy(self, started_after: float, seconds: float) -> None:
+        """Wait until scheduler and triggerer have reported: whoever triggers a DAG earlier waits for them all the same, and longer.
+
+        :param started_after: only reports after this moment count, in seconds since 1970; older ones are of processes that are gone.
+        :param seconds: how long to wait.
+        :raises DemoError: when they have not, with what Airflow says of them.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            health = self._get("/monitor/health")
+            reports = [health[name][f"latest_{name}_heartbeat"] for name in ("scheduler", "triggerer")]
+            if all(report and _seconds(report) >= started_after for report in reports):
+                return
+            if time.monotonic() > deadline:
+                raise DemoError(f"Airflow's scheduler or triggerer does not get ready: {health}")
+            time.sleep(POLL_SECONDS)
+
     def wait_for_dag(self, dag_id: str, parsed_after: float, seconds: float) -> None:
         """Wait until the DAG processor has read a DAG.
 

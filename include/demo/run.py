@@ -68,7 +68,7 @@ class Demo:
         )
 
     def _start(self) -> AirflowApi:
-        """Start the site and Airflow side by side, and return once Airflow has read the DAG."""
+        """Start the site and Airflow side by side, and return once Airflow has read the DAG and can run it."""
         # Before anything is started that would then be of no use.
         self._airflow.check_port()
         begin = time.time()
@@ -81,6 +81,7 @@ class Demo:
         api = AirflowApi(self._settings.api_url, "admin", self._airflow.secrets.admin_password)
         self._screen.now("Airflow reads the DAG")
         api.wait_for_dag(DAG_ID, parsed_after=begin if started else 0.0, seconds=DAG_SECONDS)
+        api.wait_until_healthy(started_after=begin if started else 0.0, seconds=DAG_SECONDS)
         self._screen.still()
         self._seconds["start"] = time.time() - begin
         return api
