@@ -36,7 +36,7 @@ test: setup lint ## Check and test everything; starts and stops all it needs.
 	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
 	@$(PYTHON) -m pytest tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
 	@$(PYTHON) -m pytest tests/integration tests/system/leaks tests/system/chaos --ignore tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
-	@$(PYTHON) -m pytest tests/system --ignore tests/system/leaks --ignore tests/system/chaos -n $(TEST_PROCESSES) --dist loadgroup -q
+	@$(PYTHON) -m pytest tests/system --ignore tests/system/leaks --ignore tests/system/chaos -q
 
 .PHONY: test-unit
 test-unit: setup ## Run only the tests that need no server.
@@ -88,6 +88,10 @@ bench-residency: setup ## Measure what watching for data costs.
 .PHONY: bench-triggers
 bench-triggers: setup ## Measure 1,000 deferred runs on one real triggerer; about 2 minutes.
 	@$(PYTHON) -m demo.bench_triggers
+
+.PHONY: bench-preload
+bench-preload: setup ## Measure what a task saves when its process is forked from one that has imported the SDKs.
+	@PYTHONPATH=include:plugins $(PYTHON) -m demo.bench_preload
 
 # Measures how long Airflow needs to parse dags/ once it is imported itself.
 .PHONY: bench-parse

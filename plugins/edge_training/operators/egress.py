@@ -127,17 +127,28 @@ class AuditEgressOperator(BaseOperator):
         return None if audited is None else self._receipt(audited).to_json()
 
     def _runs(self, hook: AzureMLEvidenceHook, dag_run: tuple[str, str], result: RunResult | None) -> list[EndedRun]:
-        """Return all runs of the DAG run, oldest first; one that was cancelled a moment ago may take a while to end."""
+        """Return all runs of the DAG run, oldest first, when all have ended.
+
+        The task that waited for them is over, so one that still goes on is cancelled: it was marked failed, say, while no triggerer ran.
+        """
         deadline = time.monotonic() + self.settle.total_seconds()
+        cancelled: set[str] = set()
         while True:
             found = hook.runs_of_dag_run(*dag_run, self.experiment)
             active = [run.status for run in found if phase_of(run.status.state) is Phase.ACTIVE]
             if not active:
                 break
+            for run in active:
+                if run.run_id not in cancelled:
+                    self.log.warning(
+                        "Run %s is %s, though nobody waits for it any more: cancelling it.", run.run_id, run.state
+                    )
+                    hook.cancel(run.run_id)
+                    cancelled.add(run.run_id)
             if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"Run {active[0].run_id} is still {active[0].state}, though nobody waits for it any more: it can be audited when "
-                    "it has ended. The next try looks again; cancel it in Azure ML Studio if it goes on.",
+                    f"Run {active[0].run_id} is still {active[0].state}, though it was cancelled: it can be audited when it has ended. "
+                    "The next try looks again; see in Azure ML Studio why it goes on.",
                     service="Azure ML",
                     retryable=True,
                 )
