@@ -77,6 +77,8 @@ def test_a_report_of_a_process_that_is_gone_does_not_count() -> None:
 def test_a_triggerer_that_never_reports_is_named() -> None:
     with (
         airflow(health(1, None)) as (api, _),
-        pytest.raises(DemoError, match=r"scheduler or triggerer does not get ready.*'latest_triggerer_heartbeat': None"),
+        pytest.raises(
+            DemoError, match=r"scheduler or triggerer does not get ready.*'latest_triggerer_heartbeat': None"
+        ),
     ):
         api.wait_until_healthy(started_after=NOW.timestamp() - 10, seconds=0)
