@@ -29,6 +29,7 @@ ROUND_SECONDS = 300.0
 CALM_SECONDS = 60.0
 GIVE_UP_SECONDS = 60.0
 TICK_SECONDS = 0.15
+STATE_SECONDS = 1.0
 OVER = {"success", "failed"}
 STARTED = {"queued", "running", "deferred", "success", "failed", "up_for_retry", "restarting"}
 ACTIVE = {"queued", "running", "deferred", "up_for_retry", "scheduled"}
@@ -196,11 +197,14 @@ class Round:
         return dag_run_id
 
     def _watch(self, dag_run_id: str) -> str:
-        state = "queued"
+        state, asked = "queued", 0.0
         while state not in OVER and time.monotonic() - self._begin < ROUND_SECONDS:
             try:
-                state, _ = self._api.run_state(self._dag_id, dag_run_id)
+                # What the tasks do decides when a fault comes, so it is looked at often; the end of a round can be seen later.
                 self._tasks = self._api.tasks(self._dag_id, dag_run_id)
+                if time.monotonic() - asked > STATE_SECONDS:
+                    state, _ = self._api.run_state(self._dag_id, dag_run_id)
+                    asked = time.monotonic()
             except DemoError:
                 # The API server is one of those that are killed.
                 pass

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from tests.system.chaos.stack import ChaosStack
     from tests.system.kill.scene import Scene
 
-pytestmark = pytest.mark.timeout(600)
+# They share an Airflow, so one process has to play them all.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("kill")]
 
 
 def test_marking_a_deferred_task_failed_cancels_its_run(first: Scene) -> None:

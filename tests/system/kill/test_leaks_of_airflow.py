@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tests.system.chaos.stack import ChaosStack
     from tests.system.kill.scene import Scene
 
-pytestmark = pytest.mark.timeout(600)
+# They share an Airflow, so one process has to play them all.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("kill")]
 
 JANITOR = "edge_training_janitor"
 
