@@ -10,8 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
-# A person who installs nothing else can still say how much of the machine the tests may use.
-TEST_PROCESSES ?= 2
+# How much of the machine the tests may use; those with servers mostly wait for them.
+TEST_PROCESSES ?= 3
 
 LOCK := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The first test waits for three runs of the demo.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.timeout(900)
 
 TASKS = (
     "verify_blob_data",

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from tests.system.chaos.stack import ChaosStack
     from tests.system.kill.scene import Scene
 
-# They share an Airflow, so one process has to play them all.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("kill")]
+pytestmark = pytest.mark.timeout(600)
 
 JANITOR = "edge_training_janitor"
 
