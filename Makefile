@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 # How much of the machine the tests may use; those with servers mostly wait for them.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 
 LOCK := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
@@ -34,9 +34,7 @@ down: ## Stop exactly what `make demo` started; models, images and logs are kept
 .PHONY: test
 test: setup lint ## Check and test everything; starts and stops all it needs.
 	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
-	@$(PYTHON) -m pytest tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
-	@$(PYTHON) -m pytest tests/integration tests/system/leaks tests/system/chaos --ignore tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
-	@$(PYTHON) -m pytest tests/system --ignore tests/system/leaks --ignore tests/system/chaos -q
+	@$(PYTHON) -m pytest tests/integration tests/system -n $(TEST_PROCESSES) --dist loadfile -q
 
 .PHONY: test-unit
 test-unit: setup ## Run only the tests that need no server.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.order import ByServers, rank
 from tests.running_site import RunningSite
 
 if TYPE_CHECKING:
@@ -16,6 +18,25 @@ if TYPE_CHECKING:
 
 # Whoever starts the tests in a script's background hands them a SIGINT that is ignored, and they hand it on to what they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _set_daemon(self: threading.Thread, daemonic: bool) -> None:
+    self.daemon = daemonic
+
+
+# The SDK's timers call this deprecated method in threads of their own: now and then while pytest, between two tests, makes every warning
+# an error and has not yet made its exceptions.
+threading.Thread.setDaemon = _set_daemon  # type: ignore[method-assign]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=rank)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers | None:
+    """Keep together what shares its servers, where whole files are given out."""
+    return ByServers(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

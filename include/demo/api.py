@@ -13,7 +13,8 @@ from demo.errors import DemoError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.5
+PREPARATION_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ class AirflowApi:
         self._session = requests.Session()
         # Neither a proxy nor a netrc file has anything to do with a server on this machine.
         self._session.trust_env = False
+
+    def prepare_for_tasks(self) -> None:
+        """Let Airflow build its API for tasks, which it does at the first question: the first task would wait for it for seconds.
+
+        :raises DemoError: when it does not answer.
+        """
+        try:
+            answer = self._session.get(f"{self._url}/execution/health", timeout=PREPARATION_SECONDS)
+        except requests.RequestException as error:
+            raise DemoError(f"Airflow's API for tasks does not answer: {error}") from error
+        if not answer.ok:
+            raise DemoError(f"Airflow's API for tasks answers {answer.status_code}: {answer.text[:500]}")
 
     def wait_until_healthy(self, started_after: float, seconds: float) -> None:
         """Wait until scheduler and triggerer have reported: whoever triggers a DAG earlier waits for them all the same, and longer.

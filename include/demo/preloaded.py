@@ -31,6 +31,8 @@ def main() -> None:
     wait_for_cloud()
     for name in MODULES:
         importlib.import_module(name)
+    if "triggerer" in sys.argv:
+        prepare_answers()
     from airflow.__main__ import main as airflow
 
     sys.argv = ["airflow", *sys.argv[1:]]
@@ -43,6 +45,24 @@ def wait_for_cloud() -> None:
     deadline = time.monotonic() + CLOUD_SECONDS
     while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+def prepare_answers() -> None:
+    """Build now what Airflow's triggerer builds when the first trigger asks for a connection, which would wait for it for seconds."""
+    import asyncio
+
+    import httpx
+    from airflow.jobs import triggerer_job_runner
+
+    prepared = triggerer_job_runner.in_process_api_server()
+
+    async def ask() -> int:
+        async with httpx.AsyncClient(transport=prepared.atransport, base_url="http://in-process.invalid") as client:
+            return (await client.get("/")).status_code
+
+    # The routes are made at the first question, whatever it is. No thread and no connection stays, which a fork would not survive.
+    asyncio.run(ask())
+    triggerer_job_runner.in_process_api_server = lambda: prepared
 
 
 if __name__ == "__main__":

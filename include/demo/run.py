@@ -80,6 +80,7 @@ class Demo:
         started = airflow_up.result()
         api = AirflowApi(self._settings.api_url, "admin", self._airflow.secrets.admin_password)
         self._screen.now("Airflow reads the DAG")
+        api.prepare_for_tasks()
         api.wait_for_dag(DAG_ID, parsed_after=begin if started else 0.0, seconds=DAG_SECONDS)
         api.wait_until_healthy(started_after=begin if started else 0.0, seconds=DAG_SECONDS)
         self._screen.still()

@@ -26,7 +26,8 @@ def service(settings: Settings) -> Service:
     argv = [sys.executable, "-m", "local_site.azure_ml", "serve"]
     argv += ["--state", str(settings.azure_ml), "--port", str(settings.azure_ml_port)]
     argv += ["--cert", str(settings.tls / "server.pem"), "--key", str(settings.tls / "server.key")]
-    argv += ["--ca-bundle", str(settings.tls / "trust.pem"), "--settings", str(_settings_file(settings))]
+    # Runs reach nobody but this server, and read all that they trust anew for each of their requests.
+    argv += ["--ca-bundle", str(settings.tls / "ca.pem"), "--settings", str(_settings_file(settings))]
     argv += ["--print", "nothing"]  # what it prints goes into a log, where no secret belongs
     return Service(
         name="azure-ml",

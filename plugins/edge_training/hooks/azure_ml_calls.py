@@ -123,12 +123,15 @@ def read_metrics(workspace: Any, run_id: str) -> dict[str, Any]:
 def find_models(
     workspace: Any, name: str, tags: Mapping[str, str] | None = None, run_id: str | None = None
 ) -> list[ModelVersion]:
-    """Return the versions of a model, newest first."""
+    """Return the versions of a model, newest first.
+
+    One request for each 255 versions: "expanded", as the SDK does by itself, it would ask twice more for the run of each of them.
+    """
     from azureml.core import Model
 
     wanted = [[key, value] for key, value in (tags or {}).items()]
-    found = [model_version(model) for model in Model.list(workspace, name=name, tags=wanted or None, run_id=run_id)]
-    return sorted(found, key=lambda one: one.version, reverse=True)
+    listed = Model.list(workspace, name=name, tags=wanted or None, run_id=run_id, expand=False)
+    return sorted((model_version(model) for model in listed), key=lambda one: one.version, reverse=True)
 
 
 def register_model(
@@ -149,4 +152,6 @@ def download_model(workspace: Any, name: str, version: int, target: Path) -> str
     """Download the file of a model version into a folder, and return where it is."""
     from azureml.core import Model
 
-    return str(Model(workspace, name=name, version=version).download(target_dir=str(target), exist_ok=True))
+    return str(
+        Model(workspace, name=name, version=version, expand=False).download(target_dir=str(target), exist_ok=True)
+    )

@@ -211,7 +211,7 @@ def _metrics(run: Any) -> Iterator[HeldMetric]:
 def _models(workspace: Any, run_id: str) -> Iterator[HeldModel]:
     from azureml.core import Model
 
-    for model in Model.list(workspace, run_id=run_id):
+    for model in Model.list(workspace, run_id=run_id, expand=False):
         yield HeldModel(str(model.id), dict(model.tags or {}), dict(model.properties or {}))
 
 

@@ -48,7 +48,8 @@ class ModelTagsHook(AzureMLHook):
             from azureml.core import Model
 
             return sorted(
-                ((model.version, dict(model.tags)) for model in Model.list(workspace, name=name)), reverse=True
+                ((model.version, dict(model.tags)) for model in Model.list(workspace, name=name, expand=False)),
+                reverse=True,
             )
 
         return self._call(f"list the versions of model '{name}'", look)
@@ -72,5 +73,5 @@ class ModelTagsHook(AzureMLHook):
 def _listed(workspace: Any, name: str) -> Sequence[Any]:
     from azureml.core import Model
 
-    found: Sequence[Any] = Model.list(workspace, name=name)
+    found: Sequence[Any] = Model.list(workspace, name=name, expand=False)
     return found

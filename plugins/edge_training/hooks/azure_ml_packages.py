@@ -96,7 +96,7 @@ def _begin(workspace: Any, order: PackageOrder) -> Any:
     inference = InferenceConfig(
         entry_script=order.entry_script, source_directory=str(order.code), environment=environment
     )
-    model = Model(workspace, name=order.model, version=order.version)
+    model = Model(workspace, name=order.model, version=order.version, expand=False)
     package = Model.package(workspace, [model], inference, image_name=order.repository, image_label=order.tag)
     package.update_creation_state()
     return package

@@ -41,7 +41,7 @@ class AzureMLVersionsHook(AzureMLHook):
         def tag(workspace: Any) -> None:
             from azureml.core import Model
 
-            model = Model(workspace, name=version.name, version=version.version)
+            model = Model(workspace, name=version.name, version=version.version, expand=False)
             # Not the SDK's add_tags, which prints to the task's log what the log says better.
             model.update(tags={**(model.tags or {}), **tags})
 

@@ -100,7 +100,7 @@ class AzureML(Process):
         return self.folder / "state"
 
     def command(self) -> list[str]:
-        files = ["--cert", "server.pem", "--key", "server.key", "--ca-bundle", "trust.pem", "--settings", "given.json"]
+        files = ["--cert", "server.pem", "--key", "server.key", "--ca-bundle", "ca.pem", "--settings", "given.json"]
         paths = [str(self.folder / item) if "." in item else item for item in files]
         return [*self._program(), "--state", str(self.state), "--port", str(self.port), *paths, "--print", "nothing"]
 
@@ -126,7 +126,7 @@ class AzureML(Process):
 
     def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Call a control endpoint."""
-        trust = str(self.folder / "trust.pem")
+        trust = str(self.folder / "ca.pem")
         answer = requests.request(method, self.url + path, json=body, verify=trust, timeout=10)
         answer.raise_for_status()
         content: dict[str, Any] = answer.json()

@@ -19,7 +19,7 @@ class Http:
     def __init__(self, server: AzureML) -> None:
         self.server = server
         self.facts = server.exports()
-        self.verify = str(server.folder / "trust.pem")
+        self.verify = str(server.folder / "ca.pem")
         self.workspace = (
             f"/subscriptions/{self.facts['LOCAL_SITE_SUBSCRIPTION_ID']}/resourceGroups/{self.facts['LOCAL_SITE_RESOURCE_GROUP']}"
             f"/providers/Microsoft.MachineLearningServices/workspaces/{self.facts['LOCAL_SITE_WORKSPACE']}"

@@ -82,3 +82,11 @@ def test_a_triggerer_that_never_reports_is_named() -> None:
         ),
     ):
         api.wait_until_healthy(started_after=NOW.timestamp() - 10, seconds=0)
+
+
+def test_the_api_for_tasks_is_asked_before_the_first_task_asks() -> None:
+    with airflow({"status": "healthy"}) as (api, asked):
+        api.prepare_for_tasks()
+    assert asked == ["/execution/health"]
+    with pytest.raises(DemoError, match="API for tasks does not answer"):
+        api.prepare_for_tasks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
+from edge_training.hooks import azure_ml_transport
 from edge_training.hooks.azure_ml_errors import map_error, wished_pause
 from edge_training.hooks.azure_ml_transport import (
     CONNECT_SECONDS,
@@ -177,8 +179,6 @@ def test_a_connection_that_is_closed_without_an_answer_is_not_made_again() -> No
     ],
 )
 def test_no_request_of_the_sdk_waits_without_limit(wanted: Any, given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_training.hooks import azure_ml_transport
-
     seen: list[Any] = []
 
     def send(self: HTTPAdapter, request: Any, **kwargs: Any) -> requests.Response:
@@ -204,6 +204,88 @@ def test_an_untrusted_certificate_does_not_get_better_by_waiting(server: Server,
     mapped = map_error(error.value, "do a thing", "azure_ml")
     assert (mapped.status, mapped.retryable) == (None, False)
     assert "REQUESTS_CA_BUNDLE" in str(mapped)
+
+
+class Keeping(http.server.ThreadingHTTPServer):
+    """Keeps its connections open and counts them."""
+
+    daemon_threads = True
+    connections = 0
+    hangs_up = False
+    closed: threading.Event
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.closed.set()
+
+
+class KeepingHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+        assert isinstance(self.server, Keeping)
+        self.close_connection = self.server.hangs_up  # without having said so
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the interface of http.server
+        pass
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
+    monkeypatch.setattr(azure_ml_transport, "_connections", azure_ml_transport._Connections())
+    with Keeping(("127.0.0.1", 0), KeepingHandler) as server:
+        server.closed = threading.Event()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+    azure_ml_transport._connections._adapter.close()
+
+
+def test_all_sessions_of_the_sdk_share_a_connection_and_others_have_their_own(keeping: Keeping) -> None:
+    where = f"http://127.0.0.1:{keeping.server_port}/"
+    for _ in range(5):
+        sdk_get(where)
+    assert keeping.connections == 1
+    other_get(where)
+    assert keeping.connections == 2
+
+
+def test_a_connection_that_was_not_used_for_long_is_not_relied_on(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = f"http://127.0.0.1:{keeping.server_port}/"
+    sdk_get(where)
+    monkeypatch.setattr(azure_ml_transport, "IDLE_SECONDS", 0.0)
+    sdk_get(where)
+    assert keeping.connections == 2
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used(keeping: Keeping) -> None:
+    where = f"http://127.0.0.1:{keeping.server_port}/"
+    keeping.hangs_up = True
+    sdk_get(where)
+    assert keeping.closed.wait(10)
+    sdk_get(where)
+    assert keeping.connections == 2
+
+
+def test_a_fork_shares_no_connection_with_the_process_it_comes_from(keeping: Keeping) -> None:
+    where = f"http://127.0.0.1:{keeping.server_port}/"
+    sdk_get(where)
+    child = os.fork()
+    if not child:
+        os._exit(0 if sdk_get(where).ok else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    sdk_get(where)
+    assert keeping.connections == 2
 
 
 def test_a_download_of_the_sdk_fails_at_its_first_error() -> None:

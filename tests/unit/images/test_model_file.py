@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         ("model.onnx", TINY_ONNX),
         ("model.ONNX", TINY_ONNX),
         ("model.pkl", pickle.dumps({"a": 1})),
-        ("model.joblib", gzip.compress(pickle.dumps([1]))),
+        ("model.joblib", gzip.compress(pickle.dumps([1]), mtime=0)),
         ("model.json", b'  {"learner": {}}'),
         ("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(20)),
         ("model.weights", b"anything"),
