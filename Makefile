@@ -64,7 +64,7 @@ clean: down ## Stop everything and remove all state, models and caches of this p
 	@find dags plugins include tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: test-azure-ml-restarts
-test-azure-ml-restarts: setup ## Run every Azure ML contract test with the server killed between any two calls; about 10 minutes.
+test-azure-ml-restarts: setup ## Run every Azure ML contract test with the server killed between any two calls; about 3 minutes.
 	@AZURE_ML_RESTARTS=1 $(PYTHON) -m pytest tests/integration/azure_ml -n $(TEST_PROCESSES) --dist loadfile -q
 
 .PHONY: bench-azure-ml
