@@ -156,6 +156,9 @@ class Chaos:
             except BaseException:
                 self._abandoned.set()
                 raise
+            finally:
+                for player in players:
+                    player.watch.close()
         if keeper.error is not None:
             raise DemoError(f"What had been killed could not be started again: {keeper.error}") from keeper.error
         self._notes += self._last_look(stack)

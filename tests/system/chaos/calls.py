@@ -103,6 +103,7 @@ CALLS = (
     ),
     Call("look for a layer", "HEAD", r"/blobs/sha256:", (PREPARE, BUILD), service=REGISTRY),
     Call("look for the tag", "HEAD", r"/manifests/v\d+$", (BUILD,), service=REGISTRY),
+    Call("look for what all images share", "HEAD", r"/manifests/serving-[0-9a-f]+$", (PREPARE,), service=REGISTRY),
     Call("begin to send a layer", "POST", r"/blobs/uploads/$", (BUILD,), service=REGISTRY),
     Call("send a part of a layer", "PATCH", r"/blobs/uploads/", (BUILD,), service=REGISTRY),
     Call("end a layer", "PUT", r"/blobs/uploads/", (BUILD,), service=REGISTRY),
@@ -123,6 +124,7 @@ CALLS = (
 ONCE = (
     Call("make the container of receipts", "PUT", r"/residency-receipts\?", (AUDIT,), service=BLOB),
     Call("make the experiment", "POST", r"/history/v1\.0/.*/experiments/[^/]+$", (SUBMIT,)),
+    Call("tag what all images share", "PUT", r"/manifests/serving-[0-9a-f]+$", (PREPARE,), service=REGISTRY),
     Call("take over a layer of the base", "POST", r"/blobs/uploads/\?mount=", (BUILD,), service=REGISTRY),
 )
 

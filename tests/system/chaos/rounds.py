@@ -11,6 +11,7 @@ from demo.errors import DemoError
 from tests.system.chaos.evidence import Evidence, Told, Witness, judge
 from tests.system.chaos.plan import ANY, KILL
 from tests.system.chaos.strikes import NotNowError, needs_of, prepare
+from tests.system.chaos.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,7 @@ ROUND_SECONDS = 300.0
 # Until a service answers again that another lane has killed.
 CALM_SECONDS = 60.0
 GIVE_UP_SECONDS = 60.0
-TICK_SECONDS = 0.15
-STATE_SECONDS = 1.0
+TICK_SECONDS = 0.1
 OVER = {"success", "failed"}
 STARTED = {"queued", "running", "deferred", "success", "failed", "up_for_retry", "restarting"}
 ACTIVE = {"queued", "running", "deferred", "up_for_retry", "scheduled"}
@@ -126,6 +126,7 @@ class Player:
         self.lane = lane
         self.strikes = strikes
         self.witness = Witness(stack, lane)
+        self.watch = Watch(stack.settings)
         self.before = Evidence()
 
     def play(self, number: int, faults: tuple[Fault, ...]) -> Outcome:
@@ -197,17 +198,10 @@ class Round:
         return dag_run_id
 
     def _watch(self, dag_run_id: str) -> str:
-        state, asked = "queued", 0.0
+        state = "queued"
         while state not in OVER and time.monotonic() - self._begin < ROUND_SECONDS:
-            try:
-                # What the tasks do decides when a fault comes, so it is looked at often; the end of a round can be seen later.
-                self._tasks = self._api.tasks(self._dag_id, dag_run_id)
-                if time.monotonic() - asked > STATE_SECONDS:
-                    state, _ = self._api.run_state(self._dag_id, dag_run_id)
-                    asked = time.monotonic()
-            except DemoError:
-                # The API server is one of those that are killed.
-                pass
+            seen = self._player.watch.look(self._dag_id, dag_run_id)
+            state, self._tasks = seen.state, seen.tasks
             for index, one in enumerate(self._struck):
                 self._strike(index, one)
             time.sleep(TICK_SECONDS)
