@@ -21,6 +21,7 @@ from edge_training.operators.egress import AuditEgressOperator
 from edge_training.operators.experiment import SubmitExperimentOperator
 from edge_training.operators.grant import GrantDataAccessOperator, RevokeDataAccessOperator
 from edge_training.operators.image import BuildAndPushImageOperator, ResolveBaseImageOperator
+from edge_training.operators.late_audit import AuditLeftRunsOperator
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.operators.preparation import PrepareServingHostOperator
 from edge_training.operators.run import PollRunOperator
@@ -128,25 +129,40 @@ def audit(site: SiteConfig, prepared: Prepared, result: PollRunOperator) -> Audi
     :param prepared: what was checked before.
     :param result: the task that waited for the run.
     """
-    residency = site.residency
     return AuditEgressOperator(
         task_id="audit_egress",
-        site=site.name,
         data=prepared.data.output,
         code=prepared.code.output,
         result=result.output,
-        experiment=site.training.experiment,
-        parameters=site.training.parameters,
-        # What a run that failed or was cancelled has printed and measured has left as well.
-        trigger_rule="all_done",
-        container=residency.container,
-        delete_foreign_artifacts=residency.delete_foreign_artifacts,
-        platform_files=residency.platform_files,
-        key_conn_id=residency.key,
-        azure_ml_conn_id=site.azure_ml,
-        training_vm_conn_id=site.compute.connection,
-        blob_conn_id=residency.connection or site.data.connection,
+        **_auditing(site),
     )
+
+
+def audit_what_is_left(site: SiteConfig, **options: Any) -> AuditLeftRunsOperator:
+    """Audit the runs of a site that no task of their own DAG run has audited.
+
+    :param site: the site.
+    :param options: what else the task gets.
+    """
+    return AuditLeftRunsOperator(task_id=f"audit_{site.name}", **_auditing(site), **options)
+
+
+def _auditing(site: SiteConfig) -> dict[str, Any]:
+    residency = site.residency
+    return {
+        "site": site.name,
+        "experiment": site.training.experiment,
+        "parameters": site.training.parameters,
+        # What a run that failed or was cancelled has printed and measured has left as well.
+        "trigger_rule": "all_done",
+        "container": residency.container,
+        "delete_foreign_artifacts": residency.delete_foreign_artifacts,
+        "platform_files": residency.platform_files,
+        "key_conn_id": residency.key,
+        "azure_ml_conn_id": site.azure_ml,
+        "training_vm_conn_id": site.compute.connection,
+        "blob_conn_id": residency.connection or site.data.connection,
+    }
 
 
 def register(

@@ -55,8 +55,9 @@ JANITOR_DOCUMENTATION = """
 ### Cleans up after tasks whose process is gone
 
 A person may end a task while the triggerer is down, and a machine may die with a task on it; the remote run would go on. For every site,
-one task finds the runs whose DAG run is over by their lineage tags and cancels them, removes grants that nobody needs any more from the
-VM, and writes on half-finished model versions which image they have, or that they have none.
+`sweep_` finds the runs whose DAG run is over by their lineage tags and cancels them, removes grants that nobody needs any more from the
+VM, and writes on half-finished model versions which image they have, or that they have none. `audit_` signs a receipt for each run that has
+none although its DAG run is over, say because a person ended all of it.
 """
 
 ROLLBACK_DOCUMENTATION = """
@@ -106,7 +107,7 @@ def build_janitor(sites: Iterable[SiteConfig], schedule: str | None = "*/15 * * 
     """
     with DAG(
         dag_id="edge_training_janitor",
-        description="Cancels remote runs whose DAG run is over, removes old grants, settles half-finished model versions.",
+        description="Cancels remote runs whose DAG run is over and audits them, removes old grants, settles model versions.",
         doc_md=JANITOR_DOCUMENTATION,
         schedule=schedule,
         is_paused_upon_creation=False,
@@ -116,7 +117,7 @@ def build_janitor(sites: Iterable[SiteConfig], schedule: str | None = "*/15 * * 
         tags=["edge-training"],
     ) as dag:
         for site in sites:
-            SweepSiteOperator(
+            sweep = SweepSiteOperator(
                 task_id=f"sweep_{site.name}",
                 site=site.name,
                 dag_id=site.dag_id,
@@ -130,6 +131,8 @@ def build_janitor(sites: Iterable[SiteConfig], schedule: str | None = "*/15 * * 
                 container_registry_conn_id=site.image.connection,
                 **_default_args(site),
             )
+            # After it, because what was cancelled a moment ago has left something, too; and whether or not all could be swept.
+            sweep >> phases.audit_what_is_left(site, **_default_args(site))
     return dag
 
 

@@ -114,7 +114,8 @@ def test_the_dags_survive_serialisation(bag: DagBag) -> None:
 def test_the_janitor_sweeps_every_site(bag: DagBag) -> None:
     janitor = bag.dags["edge_training_janitor"]
     sites = [path.stem for path in (PROJECT / "include" / "sites").glob("*.yaml")]
-    assert set(janitor.task_ids) == {f"sweep_{site}" for site in sites}
+    assert set(janitor.task_ids) == {f"{does}_{site}" for site in sites for does in ("sweep", "audit")}
+    assert all(janitor.task_dict[f"sweep_{site}"].downstream_task_ids == {f"audit_{site}"} for site in sites)
     assert janitor.schedule is not None
     assert all(task.retry_policy is not None for task in janitor.tasks)
 
@@ -146,7 +147,7 @@ def test_a_mistake_in_a_site_file_is_an_import_error_that_names_file_and_field(b
 def test_a_mistake_in_a_site_file_leaves_the_other_sites_alone(bag_with_a_broken_site: DagBag) -> None:
     assert "edge_training_local" in bag_with_a_broken_site.dags
     assert "edge_training_broken" not in bag_with_a_broken_site.dags
-    assert bag_with_a_broken_site.dags["edge_training_janitor"].task_ids == ["sweep_local"]
+    assert bag_with_a_broken_site.dags["edge_training_janitor"].task_ids == ["sweep_local", "audit_local"]
 
 
 def test_parsing_imports_neither_the_azure_ml_sdk_nor_scikit_learn() -> None:

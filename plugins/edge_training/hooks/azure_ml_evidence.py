@@ -17,7 +17,7 @@ from edge_training.lineage import DAG_ID, DAG_RUN_ID
 from edge_training.residency.evidence import Evidence, HeldFile, HeldMetric, HeldModel, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from edge_training.hooks.azure_ml_history import RunHistory
     from edge_training.hooks.azure_ml_records import ListedRun
@@ -58,14 +58,27 @@ class AzureMLEvidenceHook(AzureMLHook):
         wanted = {DAG_ID: dag_id, DAG_RUN_ID: dag_run_id}
         # A quotation mark could not be asked for; what was found is compared in any case.
         asked = {name: value for name, value in wanted.items() if '"' not in value}
+        states = [*calls.active_states(), *TERMINAL]
+        found = self._listed(f"list the runs of DAG run '{dag_run_id}'", asked, states, experiment)
+        return [run for run in found if wanted.items() <= run.tags.items()]
 
+    def ended_runs(self, tags: Mapping[str, str], experiment: str | None = None) -> list[ListedRun]:
+        """Return the runs that have ended, well or not, and carry all these tags, oldest first.
+
+        :param tags: tags and their values.
+        :param experiment: the experiment's name; ``None`` for all, with a request for each.
+        :raises ServiceError: when Azure ML cannot be asked.
+        """
+        return self._listed("list the runs that have ended", tags, [*TERMINAL], experiment)
+
+    def _listed(
+        self, doing: str, tags: Mapping[str, str], states: Sequence[str], experiment: str | None
+    ) -> list[ListedRun]:
         def look(history: RunHistory) -> list[ListedRun]:
             names = history.experiments() if experiment is None else [experiment]
-            states = [*calls.active_states(), *TERMINAL]
-            return [run for name in names for run in history.active(name, states, asked)]
+            return [run for name in names for run in history.active(name, states, tags)]
 
-        found = self._read(f"list the runs of DAG run '{dag_run_id}'", look)
-        return sorted((run for run in found if wanted.items() <= run.tags.items()), key=lambda run: run.created)
+        return sorted(self._read(doing, look), key=lambda run: run.created)
 
     def delete_artifact(self, run_id: str, name: str) -> None:
         """Delete one file of a run, content and all.

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from edge_training.exceptions import ResidencyError, ServiceError
 from edge_training.hooks.azure_ml_evidence import AzureMLEvidenceHook
 from edge_training.lifecycle import Phase, phase_of
-from edge_training.operators.run_audit import SETTLE_PAUSE_SECONDS, Audited, EndedRun, RunAuditor, Scope
+from edge_training.operators.auditing import AuditingOperator
+from edge_training.operators.run_audit import SETTLE_PAUSE_SECONDS, EndedRun
 from edge_training.records import BlobManifest, CodeManifest, ResidencyReceipt, RunResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow.sdk import Context
 
+    from edge_training.operators.run_audit import Audited, RunAuditor
     from edge_training.records import JsonObject
 
 
-class AuditEgressOperator(BaseOperator):
+class AuditEgressOperator(AuditingOperator):
     """Asks Azure ML for all that it holds for each run of a DAG run and compares it with what was submitted and what the gate let out.
 
     Runs that failed or were cancelled are audited too, for their logs and metrics have left: the task runs whatever became of the one that
@@ -34,20 +34,10 @@ class AuditEgressOperator(BaseOperator):
     signed as a receipt, chained to the site's receipt before it, and stored on premises; its digest is put on the run. Any difference
     ends the task with a table of all of them, after the receipt was stored; the model is not registered.
 
-    :param site: the site's name.
     :param data: :class:`~edge_training.records.BlobManifest` of ``verify_blob_data``.
     :param code: :class:`~edge_training.records.CodeManifest` of ``check_training_code``.
     :param result: :class:`~edge_training.records.RunResult` of ``poll_run``, or ``None`` when it failed.
-    :param experiment: the site's experiment, to find all runs in; ``None`` for all experiments.
-    :param parameters: what the script was given.
-    :param container: the blob container for receipts.
-    :param delete_foreign_artifacts: whether files that nobody let out are deleted from the run.
-    :param platform_files: patterns of further files that the platform writes.
-    :param settle: how long things that are missing may still arrive; what is too much is never waited for.
-    :param key_conn_id: Airflow connection of the key that signs receipts.
-    :param azure_ml_conn_id: Airflow connection of the workspace.
-    :param training_vm_conn_id: Airflow connection of the VM.
-    :param blob_conn_id: Airflow connection of the blob storage.
+    :param options: see :class:`~edge_training.operators.auditing.AuditingOperator`.
     :returns: the :class:`~edge_training.records.ResidencyReceipt` of the run that completed, or nothing when none did.
     :raises ResidencyError: when anything is not accounted for, or the record or the chain of receipts was tampered with.
     :raises ServiceError: when Azure ML or the blob storage cannot be asked.
@@ -55,49 +45,15 @@ class AuditEgressOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("data", "code", "result", "parameters")
-    ui_color = "#fde7e9"
 
-    def __init__(
-        self,
-        *,
-        site: str,
-        data: Any,
-        code: Any,
-        result: Any,
-        experiment: str | None = None,
-        parameters: Mapping[str, str | float | bool] | None = None,
-        container: str = "residency-receipts",
-        delete_foreign_artifacts: bool = False,
-        platform_files: Sequence[str] = (),
-        settle: timedelta = timedelta(seconds=30),
-        key_conn_id: str = "residency_key",
-        azure_ml_conn_id: str = "azure_ml",
-        training_vm_conn_id: str = "training_vm",
-        blob_conn_id: str = "stack_hub_blob",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.site = site
+    def __init__(self, *, data: Any, code: Any, result: Any, **options: Any) -> None:
+        super().__init__(**options)
         self.data = data
         self.code = code
         self.result = result
-        self.experiment = experiment
-        self.parameters = dict(parameters or {})
-        self.container = container
-        self.delete_foreign_artifacts = delete_foreign_artifacts
-        self.platform_files = tuple(platform_files)
-        self.settle = settle
-        self.key_conn_id = key_conn_id
-        self.azure_ml_conn_id = azure_ml_conn_id
-        self.training_vm_conn_id = training_vm_conn_id
-        self.blob_conn_id = blob_conn_id
 
     def execute(self, context: Context) -> JsonObject | None:
         """Audit every run; then fail when anything of any of them is not accounted for."""
-        from edge_training.hooks.receipt_store import ReceiptStore
-        from edge_training.hooks.residency_key import ResidencyKeyHook
-        from edge_training.hooks.training_vm import TrainingVMHook
-
         result = None if self.result is None else RunResult.from_json(self.result)
         hook = AzureMLEvidenceHook(self.azure_ml_conn_id)
         ti = context["ti"]
@@ -105,19 +61,8 @@ class AuditEgressOperator(BaseOperator):
         runs = self._runs(hook, dag_run, result)
         if not runs:
             raise AirflowSkipException("No run of this DAG run was submitted, so there is nothing to audit.")
-        scope = Scope(
-            site=self.site,
-            dag_run=dag_run,
-            data=BlobManifest.from_json(self.data),
-            code=CodeManifest.from_json(self.code),
-            parameters=self.parameters,
-            platform_files=self.platform_files,
-            settle_seconds=self.settle.total_seconds(),
-            delete_foreign=self.delete_foreign_artifacts,
-        )
-        store, key = ReceiptStore(self.container, self.blob_conn_id), ResidencyKeyHook(self.key_conn_id).key()
-        with TrainingVMHook(self.training_vm_conn_id) as vm:
-            auditor = RunAuditor(scope, hook, vm, store, key, self.log)
+        verified = BlobManifest.from_json(self.data), CodeManifest.from_json(self.code)
+        with self._auditor(hook, dag_run, *verified) as auditor:
             faults = list(self._audit_others(auditor, runs, result))
             audited = None if result is None else auditor.audit(_ended(result))
         if audited is not None and audited.fault:

@@ -10,7 +10,7 @@ from edge_training.airflow_state import is_dag_run_over
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.lifecycle import Action, decide, run_key
 from edge_training.operators.leftovers import cancel_abandoned_runs
-from edge_training.operators.submission import TrainingRunOperator
+from edge_training.operators.submission import PARAMETERS_KEY, TrainingRunOperator
 from edge_training.records import ComputeTarget, DataGrant, RunHandle
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class SubmitExperimentOperator(TrainingRunOperator):
             cancel_abandoned_runs(hook, self.site, self.experiment, is_dag_run_over, self.log)
             # The runner removes the grant of each attempt at its end: only the first finds the one that was handed on.
             grant = DataGrant.from_json(self.grant) if decision.attempt == 1 else None
+            if self.parameters:
+                # Templates are rendered for this DAG run only; whoever audits its runs when it is over could not know them.
+                ti.xcom_push(PARAMETERS_KEY, self.parameters)
             self._submit(hook, decision, (ti.dag_id, ti.run_id), grant)
         status = hook.get_run(decision.run_id)
         self.log.info(

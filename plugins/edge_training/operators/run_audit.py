@@ -230,8 +230,10 @@ class RunAuditor:
         for line in lines:
             self._log.error("%s", line)
         deleted = self._delete(run.run_id, found)
+        count = len(found.differences)
+        holds = "1 thing that is" if count == 1 else f"{count} things that are"
         return (
-            f"Azure ML holds {len(found.differences)} things for run {run.run_id} that are not accounted for; the model is not registered."
+            f"Of run {run.run_id} Azure ML holds {holds} not accounted for; no model is registered."
             f"{deleted} The receipt has all of them. Find out where they come from before you train again.\n"
             + "\n".join(lines)
         )

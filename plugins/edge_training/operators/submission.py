@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 ENTRY_SCRIPT = "edge_run/__main__.py"
 
+PARAMETERS_KEY = "parameters"
+"""The XCom of ``submit_experiment`` that has what the script was given."""
+
 
 class TrainingRunOperator(BaseOperator):
     """Can send the project's script as a run to the training VM.

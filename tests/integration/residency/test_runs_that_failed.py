@@ -15,9 +15,11 @@ from edge_training.hooks.azure_ml_evidence import AzureMLEvidenceHook
 from edge_training.hooks.receipt_store import ReceiptStore
 from edge_training.hooks.residency_key import ResidencyKeyHook
 from edge_training.operators.grant import RevokeDataAccessOperator
+from edge_training.operators.late_audit import AuditLeftRunsOperator
 from edge_training.records import ResidencyReceipt
 from edge_training.residency.receipt import public_key_text
 from edge_training.residency.verify import verify
+from edge_training.retries import TypedRetryPolicy
 from tests.integration.residency.conftest import GOOD, Audited
 from tests.integration.training.conftest import SCRIPTS, Pipeline
 from tests.integration.training.test_runs import wait_for_end
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_training.records import JsonObject
+    from tests.airflow_harness import FakeComms
 
 SPEAKS = "import edge_context\nprint('hello')\nedge_context.log_metric('loss', 0.5)\n"
 FAILS = SPEAKS + "raise SystemExit(3)\n"
@@ -45,11 +48,12 @@ def bodies(container: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def started(residency: dict[str, Any], pipeline: Pipeline, project: Callable[[str], Path]) -> Callable[[str], Audited]:
+def started(residency: dict[str, Any], pipeline: Pipeline, project: Callable[[str], Path]) -> Callable[..., Audited]:
     """Submit a script as a run; its audit is that of a DAG run whose waiting task has failed."""
 
-    def start(script: str) -> Audited:
-        run: JsonObject = pipeline.value(pipeline.submission("sample", project(script), experiment="failing"))
+    def start(script: str, **options: Any) -> Audited:
+        submission = pipeline.submission("sample", project(script), experiment="failing", **options)
+        run: JsonObject = pipeline.value(submission)
         audited = Audited(pipeline, run, f"receipts-{uuid.uuid4().hex[:12]}")
         audited.fields = {"result": None, "experiment": "failing", "settle": timedelta(seconds=20)}
         return audited
@@ -70,7 +74,7 @@ def wait_for_line(run_id: str, text: str) -> None:
 
 
 def test_a_run_that_failed_gets_one_receipt_and_what_somebody_adds_to_it_is_found(
-    started: Callable[[str], Audited], tmp_path: Path
+    started: Callable[..., Audited], tmp_path: Path
 ) -> None:
     failed = started(FAILS)
     assert isinstance(failed.pipeline.poll(failed.result).error, RunFailedError)
@@ -106,7 +110,7 @@ def test_a_run_that_failed_gets_one_receipt_and_what_somebody_adds_to_it_is_foun
 
 
 def test_a_killed_run_is_wiped_at_the_teardown_and_its_lack_of_a_record_does_not_stop_the_model_of_the_retry(
-    started: Callable[[str], Audited], local_site: Any, capsys: pytest.CaptureFixture[str], model_bytes: bytes
+    started: Callable[..., Audited], local_site: Any, capsys: pytest.CaptureFixture[str], model_bytes: bytes
 ) -> None:
     killed = started(f"MODEL = {model_bytes!r}\nprint('hello')\nimport time\ntime.sleep(5)\n{GOOD}")
     pipeline = killed.pipeline
@@ -143,7 +147,7 @@ def test_a_killed_run_is_wiped_at_the_teardown_and_its_lack_of_a_record_does_not
 
 @pytest.mark.parametrize("is_cancelled_already", [True, False])
 def test_a_run_that_nobody_waits_for_is_cancelled_and_audited(
-    started: Callable[[str], Audited], *, is_cancelled_already: bool
+    started: Callable[..., Audited], *, is_cancelled_already: bool
 ) -> None:
     cancelled = started(GOES_ON)
     wait_for_line(cancelled.run_id, "script | hello")
@@ -154,6 +158,55 @@ def test_a_run_that_nobody_waits_for_is_cancelled_and_audited(
     (body,) = bodies(cancelled.container)
     assert body["run"]["state"] == "Canceled"
     assert (body["run"]["error"]["code"], body["audit"]["result"]) == ("Canceled", "clean")
+
+
+def late(audited: Audited, **options: Any) -> AuditLeftRunsOperator:
+    fields = {"site": "test", "experiment": "failing", "container": audited.container, **options}
+    return AuditLeftRunsOperator(task_id="audit_test", retry_policy=TypedRetryPolicy(), **fields)
+
+
+def test_a_run_whose_dag_run_was_ended_whole_gets_its_receipt_later(
+    started: Callable[..., Audited], comms: FakeComms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = started(FAILS)
+    pipeline = ended.pipeline
+    assert wait_for_end(ended.run_id) == "Failed"
+    assert ended.run_id not in pipeline.value(late(ended))["audited"]  # its DAG run goes on
+    comms.dag_runs_over.add(pipeline.run_id)
+    assert pipeline.value(late(ended, window=timedelta(0))) == {"audited": [], "not_audited": []}
+
+    code = comms.xcom.pop(("check_training_code", "return_value"))
+    assert pipeline.value(late(ended)) == {"audited": [], "not_audited": [ended.run_id]}
+    assert "Airflow has forgotten what their DAG run" in capsys.readouterr().out
+    comms.xcom["check_training_code", "return_value"] = code
+
+    assert pipeline.value(late(ended)) == {"audited": [ended.run_id], "not_audited": []}
+    (body,) = bodies(ended.container)
+    assert (body["run"]["id"], body["run"]["dag_run_id"], body["audit"]["result"]) == (
+        ended.run_id,
+        pipeline.run_id,
+        "clean",
+    )
+    assert pipeline.value(late(ended)) == {"audited": [], "not_audited": []}
+    assert len(bodies(ended.container)) == 1
+
+
+def test_what_is_not_accounted_for_fails_the_late_audit_once_and_templates_are_as_they_were(
+    started: Callable[..., Audited], comms: FakeComms
+) -> None:
+    ended = started(FAILS, parameters={"day": "{{ run_id }}"})
+    pipeline = ended.pipeline
+    assert wait_for_end(ended.run_id) == "Failed"
+    comms.dag_runs_over.add(pipeline.run_id)
+    from azureml.core import Run
+
+    Run.get(AzureMLEvidenceHook().workspace, ended.run_id).tag("note", "somebody's")
+    outcome = pipeline.run_task(late(ended), run_id="the janitor's own")
+    assert outcome.state == "failed"
+    assert isinstance(outcome.error, ResidencyError)
+    (body,) = bodies(ended.container)
+    assert [(row["where"], row["what"]) for row in body["audit"]["differences"]] == [("tag", "note")]
+    assert pipeline.value(late(ended)) == {"audited": [], "not_audited": []}
 
 
 def test_without_any_run_there_is_nothing_to_audit(residency: dict[str, Any], pipeline: Pipeline) -> None:

@@ -115,13 +115,17 @@ class HashSample:
         if self._numpy is None:
             self._kept = sorted({*self._kept, *(one for part in self._new for one in part)})
         elif self._new:
-            # Sorting beats numpy's own unique() by far here.
-            every = self._numpy.sort(self._numpy.concatenate([self._kept, *self._new]))
+            # Sorting beats numpy's own unique() by far here. In place, and with nothing kept besides, for this is when memory is short.
+            parts, self._kept, self._new = [self._kept, *self._new], None, []
+            every = self._numpy.concatenate(parts)
+            parts.clear()
+            every.sort()
             self._kept = every[self._numpy.concatenate([[True], every[1:] != every[:-1]])] if len(every) else every
         self._new, self._waiting = [], 0
         while len(self._kept) > self._limit:
             self._bound >>= 1
-            self._kept = self._kept[: bisect_left(self._kept, self._bound + 1)]
+            # A copy, because a part of an array keeps the whole of it.
+            self._kept = self._kept[: bisect_left(self._kept, self._bound + 1)].copy()
 
     def __contains__(self, hashed: int) -> bool:
         if hashed > self._bound or not len(self._kept):
