@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import socket
 import ssl
 import struct
 import threading
+import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}
@@ -53,6 +56,8 @@ class Proxy:
         self.behind = f"https://127.0.0.1:{behind}"
         self.ca = str(tls / "ca.pem")
         self.requests: list[tuple[str, str]] = []
+        self._writes = 0
+        self._written = -math.inf
         self._wishes: list[Wish] = []
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), _Handler)
@@ -76,6 +81,25 @@ class Proxy:
         """Take back what has not been met."""
         with self._lock, contextlib.suppress(ValueError):
             self._wishes.remove(wish)
+
+    @property
+    def seconds_since_write(self) -> float:
+        """How long nothing was written; 0 while something is."""
+        with self._lock:
+            return 0.0 if self._writes else time.monotonic() - self._written
+
+    @contextlib.contextmanager
+    def counting(self, method: str) -> Iterator[None]:
+        """Remember when something was written."""
+        writes = int(method not in {"GET", "HEAD"})
+        with self._lock:
+            self._writes += writes
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writes -= writes
+                self._written = time.monotonic() if writes else self._written
 
     def take(self, method: str, path: str) -> Wish | None:
         """Return what this call gets, counting it, or ``None``."""
@@ -125,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return
         try:
-            answer, content = self._forward(body)
+            with self.server.proxy.counting(self.command):
+                answer, content = self._forward(body)
         except requests.RequestException:
             # The service is down, or was killed in the middle: whoever asks sees no more than that.
             self._cut()

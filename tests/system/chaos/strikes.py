@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from demo.errors import DemoError
-from tests.system.chaos.calls import CALLS, DETACHED, NEW_CODE
+from tests.system.chaos.calls import BLOB, CALLS, DETACHED, NEW_CODE
 from tests.system.chaos.plan import KILL
 from tests.system.chaos.proxy import Wish
 
@@ -37,6 +37,7 @@ SERVICES = {
 TASK_TITLE = "airflow worker -- "
 EXECUTOR_TITLE = "airflow worker -- LocalExecutor"
 TIMEOUT_SECONDS = 10.0
+UNSAVED_SECONDS = 7.0
 
 
 class NotNowError(Exception):
@@ -68,6 +69,9 @@ class Strikes:
         elif fault.target == "sshd":
             self._keeper.later(fault.down, self._cut_off_logins())
         else:
+            # Azurite forgets what it acknowledged some seconds before it is killed, which Azure's own storage does not.
+            if fault.target == BLOB and self._stack.proxies[BLOB].seconds_since_write < UNSAVED_SECONDS:
+                raise NotNowError("the blob storage has not saved everything yet")
             self._keeper.kill(SERVICES[fault.target], fault.down)
 
     def met(self, fault: Fault) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,3 +91,12 @@ def test_a_service_that_is_down_looks_so(local_site: RunningSite, session: reque
     with pytest.raises(requests.ConnectionError):
         begin(proxy, session)
     proxy.close()
+
+
+def test_how_long_nothing_was_written_is_known(proxy: Proxy, session: requests.Session) -> None:
+    session.get(f"https://127.0.0.1:{proxy.port}/v2/", timeout=30)
+    assert proxy.seconds_since_write == math.inf
+    begin(proxy, session)
+    assert 0 < proxy.seconds_since_write < 60
+    with proxy.counting("PUT"):
+        assert proxy.seconds_since_write == 0
