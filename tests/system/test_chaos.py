@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # It waits for fifteen DAG runs, three at a time, some of which lose a process and have to notice.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.chaos]
 
 ROUNDS = 12
 SEED = 1
