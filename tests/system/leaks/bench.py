@@ -58,6 +58,7 @@ def _measure_search(folder: Path, megabytes: int) -> dict[str, str]:
     data = folder / "data"
     data.mkdir()
     _write_data(data, megabytes)
+    _write_artifacts(folder)
     command = [_python(), "-m", "tests.system.leaks.bench", "--search", str(data)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPTS), *sys.path])}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -104,7 +105,7 @@ def _search(folder: Path) -> dict[str, Any]:
     random = np.random.default_rng(2)
     speeds = {}
     for name in ("weights", "random"):
-        content = _file(folder.parent / name, random)
+        content = _map(folder.parent / name)
         start = time.process_time()
         assert scanner.scan(content) is None
         speeds[name] = len(content) / (time.process_time() - start) / 1e6
@@ -129,12 +130,17 @@ def _search(folder: Path) -> dict[str, Any]:
     return {**facts, **speeds}
 
 
-def _file(path: Path, random: Any) -> mmap.mmap:
-    """Write 64 MiB and map them, as the gate does with a model, so that no memory is counted that it would not take."""
-    if path.name == "random":
-        path.write_bytes(random.bytes(1 << 26))
-    else:
-        random.standard_normal(1 << 24, dtype="float32").tofile(path)
+def _write_artifacts(folder: Path) -> None:
+    """Write 64 MiB of weights, and of random bytes; here, so that what making them takes is not counted as the scanner's."""
+    import numpy as np
+
+    random = np.random.default_rng(2)
+    random.standard_normal(1 << 24, dtype=np.float32).tofile(folder / "weights")
+    (folder / "random").write_bytes(random.bytes(1 << 26))
+
+
+def _map(path: Path) -> mmap.mmap:
+    """Map a file, as the gate does with a model."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
