@@ -14,7 +14,7 @@ from tests.airflow_harness import airflow_connection, comms, run_task
 from tests.integration.deployment.site import Made
 from tests.integration.deployment.support import BASE, Host, push_base, push_image
 from tests.integration.images.support import PASSWORD, USER, Registry, run_registry
-from tests.integration.training.conftest import SCRIPTS, Pipeline, connections, pipeline
+from tests.integration.training.conftest import SCRIPTS, Pipeline, connections, pipeline, registry_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,14 +79,7 @@ def connect(
 ) -> Callable[..., None]:
     """Give Airflow the site's connections; the function changes that of the host."""
     env = local_site_env
-    airflow_connection(
-        "container_registry",
-        conn_type="azure_container_registry",
-        host=env["LOCAL_SITE_REGISTRY"],
-        login=env["LOCAL_SITE_REGISTRY_USER"],
-        password=env["LOCAL_SITE_REGISTRY_PASSWORD"],
-        extra={"ca_certificate": env["LOCAL_SITE_CA"]},
-    )
+    airflow_connection("container_registry", **registry_fields(env))
 
     def host(**changes: Any) -> None:
         keys = {"host_key": env["LOCAL_SITE_VM_HOST_KEY"], "key_file": env["LOCAL_SITE_VM_KEY_FILE"]}

@@ -17,7 +17,7 @@ from edge_training.images.packaged import labels_of, pinned_requirements
 from edge_training.images.referrers import RECEIPT, SBOM, find_referrers
 from edge_training.operators.image import BuildAndPushImageOperator
 from edge_training.records import ImageReference, ModelVersion, ResidencyReceipt
-from tests.integration.training.conftest import azure_ml_fields
+from tests.integration.training.conftest import azure_ml_fields, blob_fields, registry_fields
 from tests.unit.images.models import TINY_ONNX
 
 if TYPE_CHECKING:
@@ -38,24 +38,9 @@ LOCK = "# made by hand\nblinker==1.9.0 \\\n    --hash=sha256:00 \\\n    --hash=s
 def env(local_site_env: dict[str, str], airflow_connection: AirflowConnection) -> dict[str, str]:
     """Give Airflow the site's connections."""
     site = local_site_env
-    trusted = {"ca_certificate": site["LOCAL_SITE_CA"]}
     airflow_connection("azure_ml", **azure_ml_fields(site))
-    airflow_connection(
-        "container_registry",
-        conn_type="azure_container_registry",
-        host=site["LOCAL_SITE_REGISTRY"],
-        login=site["LOCAL_SITE_REGISTRY_USER"],
-        password=site["LOCAL_SITE_REGISTRY_PASSWORD"],
-        extra=trusted,
-    )
-    airflow_connection(
-        "stack_hub_blob",
-        conn_type="wasb",
-        host=site["LOCAL_SITE_BLOB_ENDPOINT"],
-        login=site["LOCAL_SITE_BLOB_ACCOUNT"],
-        password=site["LOCAL_SITE_BLOB_KEY"],
-        extra=trusted,
-    )
+    airflow_connection("container_registry", **registry_fields(site))
+    airflow_connection("stack_hub_blob", **blob_fields(site))
     return site
 
 

@@ -32,14 +32,7 @@ SCRIPTS = Path(__file__).parents[3] / "include" / "training_scripts"
 def connections(local_site_env: Any, local_site: Any, airflow_connection: AirflowConnection) -> dict[str, Any]:
     """Give Airflow the site's connections; returns the site's settings. The SDK's own variables are in the environment."""
     env: dict[str, str] = local_site.env
-    airflow_connection(
-        "stack_hub_blob",
-        conn_type="wasb",
-        host=env["LOCAL_SITE_BLOB_ENDPOINT"],
-        login=env["LOCAL_SITE_BLOB_ACCOUNT"],
-        password=env["LOCAL_SITE_BLOB_KEY"],
-        extra={"ca_certificate": env["LOCAL_SITE_CA"]},
-    )
+    airflow_connection("stack_hub_blob", **blob_fields(env))
     airflow_connection(
         "training_vm",
         conn_type="ssh",
@@ -70,6 +63,34 @@ def azure_ml_fields(env: dict[str, str], **extra: str) -> dict[str, Any]:
             "workspace": env["LOCAL_SITE_WORKSPACE"],
             **extra,
         },
+    }
+
+
+def blob_fields(env: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of a connection to the site's blob storage.
+
+    :param env: the site's settings.
+    """
+    return {
+        "conn_type": "wasb",
+        "host": env["LOCAL_SITE_BLOB_ENDPOINT"],
+        "login": env["LOCAL_SITE_BLOB_ACCOUNT"],
+        "password": env["LOCAL_SITE_BLOB_KEY"],
+        "extra": {"ca_certificate": env["LOCAL_SITE_CA"]},
+    }
+
+
+def registry_fields(env: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of a connection to the site's registry.
+
+    :param env: the site's settings.
+    """
+    return {
+        "conn_type": "azure_container_registry",
+        "host": env["LOCAL_SITE_REGISTRY"],
+        "login": env["LOCAL_SITE_REGISTRY_USER"],
+        "password": env["LOCAL_SITE_REGISTRY_PASSWORD"],
+        "extra": {"ca_certificate": env["LOCAL_SITE_CA"]},
     }
 
 

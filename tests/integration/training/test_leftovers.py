@@ -18,7 +18,7 @@ from edge_training.operators.grant import GrantDataAccessOperator
 from edge_training.operators.janitor import SweepSiteOperator
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.records import ModelVersion, RunResult
-from tests.integration.training.conftest import SCRIPTS
+from tests.integration.training.conftest import SCRIPTS, registry_fields
 from tests.integration.training.test_runs import GOOD, wait_for_end
 
 if TYPE_CHECKING:
@@ -37,14 +37,7 @@ REPOSITORY = "models/left-over"
 @pytest.fixture(autouse=True)
 def registry(connections: dict[str, Any], airflow_connection: AirflowConnection) -> None:
     """Give Airflow the site's registry."""
-    airflow_connection(
-        "container_registry",
-        conn_type="azure_container_registry",
-        host=connections["LOCAL_SITE_REGISTRY"],
-        login=connections["LOCAL_SITE_REGISTRY_USER"],
-        password=connections["LOCAL_SITE_REGISTRY_PASSWORD"],
-        extra={"ca_certificate": connections["LOCAL_SITE_CA"]},
-    )
+    airflow_connection("container_registry", **registry_fields(connections))
 
 
 def sweep(**fields: Any) -> SweepSiteOperator:
@@ -131,14 +124,7 @@ def test_a_model_is_registered_also_when_earlier_ones_cannot_be_settled(
     register = registration(pipeline, project)
     version = ModelVersion.from_json(pipeline.value(register))
     comms.dag_runs_over.add(pipeline.run_id)
-    airflow_connection(
-        "container_registry",
-        conn_type="azure_container_registry",
-        host=connections["LOCAL_SITE_REGISTRY"],
-        login=connections["LOCAL_SITE_REGISTRY_USER"],
-        password="not the password",
-        extra={"ca_certificate": connections["LOCAL_SITE_CA"]},
-    )
+    airflow_connection("container_registry", **{**registry_fields(connections), "password": "not the password"})
     assert ModelVersion.from_json(pipeline.value(register)).model_id == version.model_id
     assert f"Earlier versions of model '{MODEL}' were not settled" in capsys.readouterr().out
     assert isinstance(pipeline.run(sweep(experiment="left")).error, ServiceError)

@@ -9,6 +9,7 @@ from edge_training.exceptions import ComputeError, ConfigurationError
 from edge_training.hooks.stack_hub_blob import StackHubBlobHook
 from edge_training.operators.compute import EnsureComputeAttachedOperator
 from edge_training.records import ComputeTarget
+from tests.integration.training.conftest import azure_ml_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,20 +41,7 @@ def workspace(
     """Give the local site's workspace."""
     from edge_training.hooks.azure_ml import AzureMLHook
 
-    env = local_site_env
-    airflow_connection(
-        "azure_ml",
-        conn_type="azure_ml",
-        login=env["LOCAL_SITE_CLIENT_ID"],
-        password=env["LOCAL_SITE_CLIENT_SECRET"],
-        extra={
-            "tenant_id": env["LOCAL_SITE_TENANT_ID"],
-            "cloud": env["AZUREML_CURRENT_CLOUD"],
-            "subscription_id": env["LOCAL_SITE_SUBSCRIPTION_ID"],
-            "resource_group": env["LOCAL_SITE_RESOURCE_GROUP"],
-            "workspace": env["LOCAL_SITE_WORKSPACE"],
-        },
-    )
+    airflow_connection("azure_ml", **azure_ml_fields(local_site_env))
     return AzureMLHook()
 
 

@@ -41,13 +41,24 @@ def test_a_hundred_who_wait_for_different_runs_share_the_requests() -> None:
 
 
 def test_whoever_waits_for_the_same_run_hears_the_same() -> None:
+    # Each answer is given once: whoever asked by himself would take it from the others.
     azure = Azure(run=["Queued", "Running", "Completed"])
+    heard: list[list[str]] = []
+
+    async def listen(hub: RunHub) -> None:
+        states: list[str] = []
+        heard.append(states)
+        with hub.watch("run", SOON) as watch:
+            while "Completed" not in states:
+                states.append((await watch.next(5.0)).run.status.state)
 
     async def work() -> None:
         hub = RunHub(lambda: azure, "experiment")
-        await asyncio.gather(*(state_after(hub, "run", "Completed") for _ in range(3)))
+        await asyncio.gather(*(listen(hub) for _ in range(3)))
 
     run(work())
+    assert heard == [heard[0]] * 3
+    assert (heard[0][0], heard[0][-1]) == ("Queued", "Completed")
 
 
 def test_an_error_of_one_run_reaches_only_who_waits_for_it() -> None:
