@@ -7,7 +7,6 @@ longer than all the rest of such a task; and the remote log shows from its first
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
@@ -34,9 +33,6 @@ def main() -> None:
         importlib.import_module(name)
     if "triggerer" in sys.argv:
         prepare_answers()
-    # What is here now stays. Collecting garbage among it would hold up a triggerer's event loop, and copy its memory into every fork.
-    gc.collect()
-    gc.freeze()
     from airflow.__main__ import main as airflow
 
     sys.argv = ["airflow", *sys.argv[1:]]

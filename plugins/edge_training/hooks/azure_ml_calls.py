@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 from typing import TYPE_CHECKING, Any
 
 from edge_training.hooks.azure_ml_records import attached_compute, model_version
@@ -19,17 +17,12 @@ if TYPE_CHECKING:
 
 def import_the_sdk() -> None:
     """Import what every call needs, so that a caller chooses when that is; doing it again costs nothing."""
-    is_new = "azureml.core" not in sys.modules
     import azureml.core
     import azureml.core.authentication  # noqa: F401 - for those who come after
 
     # They tell about files that are rightly not there, in every task's log and as if something had failed.
     for chatty in ("azureml._vendor.azure_cli_core", "azureml._restclient.clientbase"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if is_new:
-        # Modules stay. With hundreds of thousands of objects of theirs to look at, collecting garbage would hold up the event loop of a
-        # triggerer by more than 50 ms.
-        gc.freeze()
 
 
 def open_workspace(settings: ConnectionSettings) -> Any:
