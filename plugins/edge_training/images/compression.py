@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.util
+import io
+import shutil
+import subprocess
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
 
-from edge_training.exceptions import ConfigurationError
+from edge_training.exceptions import ConfigurationError, ImageError
 from edge_training.images.media_types import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ _GZIP_CONTAINER = 16 + zlib.MAX_WBITS
 # In a third of gzip's time zstd's default packs the dependencies into five sixths of gzip's size.
 _ZSTD_LEVEL = 3
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_PROGRAM = "zstd"
+_CHUNK = 1 << 18
 
 
 class _Packer(Protocol):
@@ -99,16 +105,47 @@ def open_plain(layer: Path) -> Iterator[BinaryIO]:
     """Open a layer so that reading gives what ``tarfile`` understands: zstd is unpacked, gzip is left to it.
 
     :param layer: the file of the layer.
-    :raises ConfigurationError: when the layer is packed with zstd, which is not installed.
+    :raises ConfigurationError: when the layer is packed with zstd, and neither the package ``zstandard`` nor the program ``zstd`` is there.
+    :raises ImageError: when the layer is packed with zstd and damaged.
     """
-    with layer.open("rb") as file:
+    with layer.open("rb", buffering=0) as file:
         packed = file.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
         file.seek(0)
-        if packed:
-            with _zstandard().ZstdDecompressor().stream_reader(file, read_across_frames=True) as plain:
+        with _zstd_plain(file, layer.name) if packed else io.BufferedReader(file) as plain:
+            yield plain
+
+
+def can_unpack_zstd() -> bool:
+    """Tell whether layers with zstd can be read here."""
+    return importlib.util.find_spec("zstandard") is not None or shutil.which(_ZSTD_PROGRAM) is not None
+
+
+@contextlib.contextmanager
+def _zstd_plain(file: io.FileIO, name: str) -> Iterator[BinaryIO]:
+    program = shutil.which(_ZSTD_PROGRAM)
+    if program is None or importlib.util.find_spec("zstandard") is not None:
+        package = _zstandard()
+        try:
+            with package.ZstdDecompressor().stream_reader(file, read_across_frames=True) as plain:
                 yield plain
-        else:
-            yield file
+        except package.ZstdError as error:
+            raise ImageError(f"Layer {name} cannot be unpacked, its zstd is damaged: {error}.") from error
+        return
+    # A host of deployments has its distribution's program more likely than a package for its Python.
+    command = [program, "--decompress", "--stdout", "--quiet"]
+    with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None  # noqa: S101 - told to the type checker
+        assert process.stderr is not None  # noqa: S101 - told to the type checker
+        try:
+            yield cast("BinaryIO", process.stdout)
+            # Behind the archive's end there may be padding; whether all of it was whole is known at its end.
+            while process.stdout.read(_CHUNK):
+                pass
+        finally:
+            process.stdout.close()
+            said = process.stderr.read().decode(errors="replace").strip()
+        if process.wait() != 0:
+            raise ImageError(f"Layer {name} cannot be unpacked, its zstd is damaged: {said}.")
 
 
 def _zstandard() -> Any:

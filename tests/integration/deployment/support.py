@@ -30,6 +30,7 @@ from tests.integration.images.support import push_raw
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edge_training.images.compression import Compression
     from edge_training.images.registry import RegistryClient
 
 BASE = "base/python:3.11"
@@ -105,6 +106,7 @@ def push_image(
     run_id: str = "",
     files: Mapping[str, bytes] | None = None,
     label: str = "",
+    compression: Compression = "none",
     **environment: str,
 ) -> str:
     """Push an image of the small server as version ``v<version>`` and return its digest.
@@ -112,6 +114,7 @@ def push_image(
     :param run_id: the run that its label names.
     :param files: what its code layer holds besides the server.
     :param label: a further label.
+    :param compression: how the layer of the code is packed.
     :param environment: ``FACTOR`` of its answers, and what it does wrong: ``FAILS``, ``LATE`` and ``SLOW`` (seconds).
     """
     variables = {"VERSION": str(version), "FACTOR": "2", **environment}
@@ -121,6 +124,7 @@ def push_image(
             Path(folder) / "code",
             root="app",
             created_by="code",
+            compression=compression,
         )
         model = write_layer(
             [LayerFile.of_bytes("model/version", str(version).encode())],
@@ -170,11 +174,16 @@ class Host:
 
     :param home: the folder; short, for socket files are in it.
     :param registry: what the program is told about the registry.
+    :param names: of the deployments that were made.
+    :param python: the host's interpreter with its options.
+    :param path: where the host finds programs.
     """
 
     home: Path
     registry: dict[str, str]
     names: set[str] = field(default_factory=set)
+    python: tuple[str, ...] = (sys.executable, "-I")
+    path: str = os.environ["PATH"]
 
     @property
     def program(self) -> Path:
@@ -197,11 +206,11 @@ class Host:
             **order,
         }
         process = subprocess.Popen(
-            [sys.executable, "-I", str(self.program), command],
+            [*self.python, str(self.program), command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"HOME": str(self.home), "PATH": os.environ["PATH"]},
+            env={"HOME": str(self.home), "PATH": self.path},
             cwd="/",
         )
         assert process.stdin is not None

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from tests.integration.deployment.support import REPOSITORY, Load, ask, probe, push_image
 from tests.integration.images.support import Registry, blob_files, free_port
+from tests.zstd_program import add_zstd_program
 
 if TYPE_CHECKING:
     from tests.integration.deployment.support import Host
@@ -169,6 +172,21 @@ def test_a_damaged_layer_is_never_unpacked_and_the_old_image_stays(
     assert "it is damaged" in error["message"]
     assert ask(port)[1]["version"] == "1"
     assert not list((host.home / ".edge-training/serving/images").glob("making-*"))
+
+
+def test_a_layer_with_zstd_needs_only_the_program_of_the_host_s_distribution(
+    host: Host, registry: Registry, tmp_path: Path
+) -> None:
+    with registry.client() as client:
+        digest = push_image(client, 51, compression="zstd")
+    # Without the packages of this project's Python, which a host does not have.
+    bare = replace(host, python=(sys.executable, "-I", "-S"), path=str(tmp_path))
+    error = bare.run("pull", digest=digest).error
+    assert (error["kind"], error["retryable"]) == ("image", False)
+    assert "install its distribution's package 'zstd' there, or choose 'gzip'" in error["message"]
+    add_zstd_program(tmp_path)
+    bare = replace(bare, path=f"{tmp_path}:{host.path}")
+    assert bare.run("verify", digest=digest, probe=probe(51), requests=1).value["compared"] == 1
 
 
 def test_an_image_that_is_not_there_is_told(host: Host) -> None:

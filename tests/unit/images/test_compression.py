@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_training.exceptions import ConfigurationError
-from edge_training.images.compression import MEDIA_TYPES, Compression
+from edge_training.exceptions import ConfigurationError, ImageError
+from edge_training.images.compression import MEDIA_TYPES, Compression, can_unpack_zstd
 from edge_training.images.layers import Layer, LayerFile, write_layer
 from edge_training.images.media_types import digest_of
 from edge_training.images.unpack import RootFolder
+from tests.zstd_program import add_zstd_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +54,49 @@ def test_the_same_files_give_the_same_layer_twice(tmp_path: Path, compression: C
     assert layer(tmp_path / "1", compression).descriptor == layer(tmp_path / "2", compression).descriptor
 
 
-def test_zstd_without_its_package_says_what_to_install_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def without_package(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Take the package away, and every program; return the folder in which programs are looked for."""
+
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr("importlib.import_module", missing)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib, "import_module", missing)
+    programs = tmp_path_factory.mktemp("programs")
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def test_zstd_without_its_package_says_what_to_install_and_leaves_nothing(
+    tmp_path: Path, without_package: Path
+) -> None:
     with pytest.raises(ConfigurationError, match="need the package 'zstandard'"):
         layer(tmp_path / "layer", "zstd")
     assert list(tmp_path.iterdir()) == []
+    assert not can_unpack_zstd()
+
+
+def test_a_layer_with_zstd_is_unpacked_by_the_program_where_there_is_no_package(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    made = layer(tmp_path / "layer", "zstd").file
+    add_zstd_program(request.getfixturevalue("without_package"))
+    assert can_unpack_zstd()
+    root = RootFolder(tmp_path / "root")
+    root.apply(made)
+    assert (root.path / "app/model").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("by_program", [False, True], ids=["package", "program"])
+@pytest.mark.parametrize("damage", ["cut off", "changed"])
+def test_a_damaged_layer_with_zstd_is_an_error_of_the_image(
+    tmp_path: Path, request: pytest.FixtureRequest, damage: str, by_program: bool
+) -> None:
+    made = layer(tmp_path / "layer", "zstd").file
+    content = made.read_bytes()
+    made.write_bytes(content[:-30] if damage == "cut off" else content[:100] + bytes(20) + content[120:])
+    if by_program:
+        add_zstd_program(request.getfixturevalue("without_package"))
+    with pytest.raises(ImageError, match=r"Layer .* cannot be unpacked"):
+        RootFolder(tmp_path / "root").apply(made)

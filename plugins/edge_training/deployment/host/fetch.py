@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_training.deployment.host.errors import HostError
 from edge_training.exceptions import ImageError
+from edge_training.images.compression import can_unpack_zstd
 from edge_training.images.media_types import INDEXES, LAYERS, MANIFESTS, OCI_LAYER_ZSTD, Descriptor
 
 if TYPE_CHECKING:
@@ -212,6 +213,11 @@ def _described(manifest: dict[str, Any], name: str) -> tuple[Descriptor, tuple[D
         raise ImageError(f"{name} is not an image for one platform: name one that is.")
     layers = tuple(Descriptor.from_json(entry, of=name) for entry in manifest["layers"])
     for layer in layers:
-        if layer.media_type not in LAYERS or LAYERS[layer.media_type] == OCI_LAYER_ZSTD:
+        if layer.media_type not in LAYERS:
             raise ImageError(f"Image {name} has a layer of type '{layer.media_type}', which a host cannot unpack.")
+        if LAYERS[layer.media_type] == OCI_LAYER_ZSTD and not can_unpack_zstd():
+            raise ImageError(
+                f"Image {name} has a layer that is packed with zstd, which this host cannot unpack: install its distribution's "
+                "package 'zstd' there, or choose 'gzip' as the image's compression in the site's file."
+            )
     return Descriptor.from_json(manifest.get("config"), of=name), layers
