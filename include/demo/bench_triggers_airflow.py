@@ -51,7 +51,11 @@ class Pauses:
     """Measures how long the garbage collector takes, during which no thread does anything."""
 
     def __init__(self) -> None:
-        self._begin = self._longest = 0.0
+        self._begin = self._computed = self._longest = 0.0
+        self.spent = 0.0
+        """Seconds of processor time of all collections so far, whichever thread ran them."""
+        self.is_open = False
+        """Whether one has begun whose end was not noted yet: the thread that ran it loses the interpreter's lock right after it."""
         gc.callbacks.append(self._note)
 
     def longest(self) -> float:
@@ -61,18 +65,20 @@ class Pauses:
 
     def _note(self, phase: str, _: dict[str, int]) -> None:
         if phase == "start":
-            self._begin = time.monotonic()
+            self._begin, self._computed, self.is_open = time.monotonic(), time.thread_time(), True
         else:
             self._longest = max(self._longest, time.monotonic() - self._begin)
+            self.spent += time.thread_time() - self._computed
+            self.is_open = False
 
 
 class BeatTrigger(BaseTrigger):
     """Wakes a hundred times a second on the triggerer's event loop, and writes down how late it was.
 
-    Each second it adds a line to a file: the moment, the longest delay (without the time in which the loop's thread was ready and had no
-    processor, for then another program had it), of that the processor time of the loop's own thread (what is missing was spent
-    waiting, mostly for the interpreter's lock), the longest delay with everything, how many triggers have seen their run, and the longest
-    garbage collection.
+    Each second it adds a line to a file: the moment, the longest delay (without garbage collections, and without the time in which the
+    loop's thread was ready and had no processor, for then another program had it), of that the processor time of the loop's own thread
+    (what is missing was spent waiting, mostly for the interpreter's lock), the longest delay with everything, how many triggers have seen
+    their run, the longest garbage collection, and the longest delay with it.
 
     :param file: where to.
     :param experiment: whose runs are waited for.
@@ -89,22 +95,25 @@ class BeatTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Beat until the triggerer ends."""
-        worst, whole, begin = (0.0, 0.0), 0.0, time.monotonic()
+        worst, paused, whole, begin = (0.0, 0.0), 0.0, 0.0, time.monotonic()
         pauses = Pauses()
         thread = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         with thread.open("rb", buffering=0) as schedule:  # noqa: ASYNC230 - the kernel's own, in memory
             while True:
-                before = (time.monotonic(), time.thread_time(), _starved(schedule))
+                before, collected = (time.monotonic(), time.thread_time(), _starved(schedule)), pauses.spent
                 await asyncio.sleep(BEAT_SECONDS)
                 after = (time.monotonic(), time.thread_time(), _starved(schedule))
                 late, worked, starved = (new - old for new, old in zip(after, before, strict=True))
                 late -= BEAT_SECONDS
-                whole = max(whole, late)
-                worst = max(worst, (max(0.0, late - starved), worked))
+                while pauses.is_open:  # noqa: ASYNC110 - it is another thread that is waited for
+                    await asyncio.sleep(0)
+                collecting = pauses.spent - collected
+                whole, paused = max(whole, late), max(paused, late - starved)
+                worst = max(worst, (max(0.0, late - starved - collecting), worked))
                 if time.monotonic() - begin >= 1.0:
-                    line = json.dumps([time.time(), *worst, whole, self._waiting(), pauses.longest()])
+                    line = json.dumps([time.time(), *worst, whole, self._waiting(), pauses.longest(), paused])
                     await asyncio.to_thread(self._write, line + "\n")
-                    worst, whole, begin = (0.0, 0.0), 0.0, time.monotonic()
+                    worst, paused, whole, begin = (0.0, 0.0), 0.0, 0.0, time.monotonic()
         yield TriggerEvent({})
 
     def _waiting(self) -> int:

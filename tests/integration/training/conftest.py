@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from edge_training.operators.blob import VerifyBlobDataOperator
 from edge_training.operators.code import CheckTrainingCodeOperator
@@ -16,12 +17,16 @@ from edge_training.operators.grant import GrantDataAccessOperator
 from edge_training.operators.run import PollRunOperator
 from edge_training.retries import TypedRetryPolicy
 from tests.airflow_harness import airflow_connection, comms, run_task
+from tests.integration.training.control import Control
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.sdk import BaseOperator
 
     from edge_training.records import JsonObject
     from tests.airflow_harness import AirflowConnection, FakeComms, RunTask, TaskOutcome
+    from tests.running_site import RunningSite
 
 __all__ = ["airflow_connection", "comms", "run_task"]
 
@@ -194,3 +199,18 @@ def project(tmp_path: Path) -> Any:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="module")
+def endpoints(local_site: RunningSite) -> Iterator[Control]:
+    with requests.Session() as session:
+        # Only the site's own certificate: reading all that the machine trusts takes longer than the request.
+        session.trust_env, session.verify = False, local_site.env["LOCAL_SITE_CA"]
+        yield Control(local_site.env["LOCAL_SITE_AZURE_ML_URL"], session)
+
+
+@pytest.fixture
+def control(endpoints: Control, connections: dict[str, Any], comms: FakeComms) -> Iterator[Control]:
+    endpoints.clear()
+    yield endpoints
+    endpoints.clear()

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 
 from edge_training.exceptions import ServiceError
 from edge_training.hooks.azure_ml import AzureMLHook
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.airflow_harness import AirflowConnection, FakeComms
+    from tests.airflow_harness import AirflowConnection
+    from tests.integration.training.control import Control
     from tests.running_site import RunningSite
 
 # When a submission fails half-way, the SDK leaves a pool of one thread behind, which ends when it is collected.
@@ -34,42 +34,6 @@ MODEL = "import os\nos.makedirs('outputs')\nopen('outputs/model.onnx', 'wb').wri
 WAITS = "import time\ntime.sleep(600)\n"
 EXPERIMENT = "faults"
 KINDS = ("status", "reset", "lost_response")
-
-
-@dataclass
-class Control:
-    """The control endpoints of the Azure ML that these tests run against."""
-
-    url: str
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = requests.request(method, f"{self.url}/_control/{path}", json=body, timeout=10)
-        answer.raise_for_status()
-        content: dict[str, Any] = answer.json()
-        return content
-
-    def fault(self, kind: str, path: str, **fields: Any) -> None:
-        self.call("POST", "faults", {"kind": kind, "path": path, **fields})
-
-    def unused_faults(self) -> list[Any]:
-        left: list[Any] = self.call("GET", "faults")["faults"]
-        return left
-
-    def requests(self, pattern: str = "") -> list[dict[str, Any]]:
-        """Return what was asked since the last clearing, faults included."""
-        return [one for one in self.call("GET", "journal")["requests"] if re.search(pattern, one["path"])]
-
-    def clear(self) -> None:
-        self.call("DELETE", "faults")
-        self.call("DELETE", "journal")
-
-
-@pytest.fixture
-def control(local_site: RunningSite, connections: dict[str, Any], comms: FakeComms) -> Iterator[Control]:
-    control = Control(connections["LOCAL_SITE_AZURE_ML_URL"])
-    control.clear()
-    yield control
-    control.clear()
 
 
 @pytest.fixture
@@ -150,14 +114,12 @@ def ground(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_is_left(made: dict[str, Ground], local_site: RunningSite, local_site_env: Any) -> Iterator[None]:
+def nothing_is_left(made: dict[str, Ground], endpoints: Control) -> Iterator[None]:
     yield
-    url = local_site.env["LOCAL_SITE_AZURE_ML_URL"]
-    control = Control(url)
-    control.clear()
+    endpoints.clear()
     for ground in made.values():
         for run_id in ground.started:
-            control.call("POST", f"runs/{run_id}/status", {"status": "Canceled"})
+            endpoints.call("POST", f"runs/{run_id}/status", {"status": "Canceled"})
     gc.collect()  # here and not in somebody else's test
 
 

@@ -15,13 +15,13 @@ from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.records import RunHandle
 from edge_training.triggers.look import SharedLook, Sighting
 from edge_training.triggers.run import RunTrigger
-from tests.integration.training.test_transient_faults import Control
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.airflow_harness import FakeComms
     from tests.integration.training.conftest import Pipeline
+    from tests.integration.training.control import Control
 
     MakeProject = Callable[[str], Path]
 
@@ -38,14 +38,6 @@ edge_context.log_metric("accuracy", 0.75)
 edge_context.save_model(b"\\x08\\x08:\\x00B\\x02\\x10\\x11", "model.onnx")  # the least that is an ONNX model
 """
 SLEEPS = "import time; time.sleep(300)"
-
-
-@pytest.fixture
-def control(connections: dict[str, Any], comms: FakeComms) -> Iterator[Control]:
-    control = Control(connections["LOCAL_SITE_AZURE_ML_URL"])
-    control.clear()
-    yield control
-    control.clear()
 
 
 @pytest.fixture
