@@ -35,6 +35,7 @@ down: ## Stop exactly what `make demo` started; models, images and logs are kept
 test: setup lint ## Check and test everything; starts and stops all it needs.
 	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
 	@$(PYTHON) -m pytest tests/integration tests/system -n $(TEST_PROCESSES) --dist loadfile -q
+	@$(PYTHON) -m pytest tests/system/test_chaos.py -m chaos -q
 
 .PHONY: test-unit
 test-unit: setup ## Run only the tests that need no server.

@@ -15,7 +15,6 @@ TOGETHER = ("tests/system/kill",)
 LONGEST_FIRST = (
     "tests/system/kill",
     "tests/system/test_demo.py",
-    "tests/system/test_chaos.py",
 )
 
 
