@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_training.deployment.host import relay
+from edge_training.deployment.host import processes, relay
 from tests.integration.images.support import free_port
 
 if TYPE_CHECKING:
@@ -42,20 +42,21 @@ while True:
 
 
 @contextlib.contextmanager
-def relayed(folder: Path, does: str) -> Iterator[Path]:
-    """Run the relay with a program that does one thing, and return the socket file once the program listens behind it."""
+def relayed(folder: Path, does: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """Run the relay with a program that does one thing; return its socket file and itself once the program listens behind it."""
     port, socket_file = free_port(), folder / f"{does}.sock"
     order = {"socket": str(socket_file), "port": port, "command": [sys.executable, "-c", PROGRAM, does, str(port)]}
     command = [sys.executable, "-I", "-c", Path(relay.__file__).read_text(), json.dumps(order)]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:
             deadline = time.monotonic() + 20
             while not (socket_file.exists() and _listens(port)):
                 assert time.monotonic() < deadline, "the program did not come up"
                 time.sleep(0.02)
-            yield socket_file
+            yield socket_file, process
         finally:
             process.terminate()
+            process.communicate()
 
 
 def _listens(port: int) -> bool:
@@ -90,15 +91,26 @@ def ask(socket_file: Path, request: bytes) -> bytes:
     ],
 )
 def test_only_a_request_that_was_not_read_may_be_sent_again(tmp_path: Path, does: str, expected: bytes) -> None:
-    with relayed(tmp_path, does) as socket_file:
+    with relayed(tmp_path, does) as (socket_file, _):
         assert [ask(socket_file, REQUEST) for _ in range(3)] == [expected] * 3
 
 
 def test_a_connection_that_is_closed_before_anything_was_sent_took_nothing(tmp_path: Path) -> None:
-    with relayed(tmp_path, "closes") as socket_file, socket.socket(socket.AF_UNIX) as connection:
+    with relayed(tmp_path, "closes") as (socket_file, _), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(socket_file))
         assert connection.recv(1024) == relay.NOT_LISTENING
+
+
+def test_it_ends_with_its_program_when_its_starter_is_gone(tmp_path: Path) -> None:
+    with relayed(tmp_path, "answers") as (socket_file, process):
+        assert ask(socket_file, REQUEST)
+        (program,) = processes.family(process.pid) - {process.pid}
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(20) == 0
+        assert ask(socket_file, REQUEST) == b"refused"
+        assert processes.started(program) is None
 
 
 def test_nobody_is_left_without_a_word_while_a_program_dies(tmp_path: Path) -> None:
@@ -110,7 +122,7 @@ def test_nobody_is_left_without_a_word_while_a_program_dies(tmp_path: Path) -> N
 
     for number in range(5):
         (folder := tmp_path / str(number)).mkdir()
-        with relayed(folder, "answers") as socket_file:
+        with relayed(folder, "answers") as (socket_file, _):
             threads = [threading.Thread(target=keep_asking, args=(socket_file,)) for _ in range(4)]
             for thread in threads:
                 thread.start()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LOG_TAIL = 2000
 _UNUSED_SECONDS = 3600.0
 _PUBLIC_SECONDS = 5.0
+_SECONDS_TO_END = 15.0
 
 Order = dict[str, Any]
 
@@ -62,7 +63,7 @@ def verify(order: Order) -> dict[str, Any]:
         compared = ask.check_answers(door, order["probe"])
         questions = [case["request"] for case in order["probe"]["cases"]]
         median, slow = ask.latencies(door, questions, order["requests"]) if questions else (0.0, 0.0)
-        memory = processes.memory_bytes(process.pid)
+        memory = processes.memory_bytes(process)
     return {
         **_about(image),
         "isolation": sandbox.best_isolation(),
@@ -183,8 +184,8 @@ def _digests_of_other_deployments(name: str) -> list[str]:
 
 
 @contextmanager
-def _started(image: StoredImage, seconds: float) -> Iterator[tuple[Door, subprocess.Popen[bytes], float]]:
-    """Run an image for as long as the block lasts; an error carries the end of its log."""
+def _started(image: StoredImage, seconds: float) -> Iterator[tuple[Door, int, float]]:
+    """Run an image for as long as the block lasts, with the first process in its sandbox; an error carries the end of its log."""
     kind = sandbox.best_isolation()
     (home() / "v").mkdir(mode=0o700, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=home() / "v"))
@@ -192,19 +193,24 @@ def _started(image: StoredImage, seconds: float) -> Iterator[tuple[Door, subproc
     try:
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=sandbox.quiet_environment()
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=sandbox.quiet_environment()
             )
         try:
             door = Door(str(folder / sandbox.SOCKET_NAME))
             cold_start = ask.wait_healthy(
                 door, seconds, lambda: "its program ended" if process.poll() is not None else ""
             )
-            yield door, process, cold_start
+            yield door, sandbox.first_process(kind, process.pid, folder), cold_start
         except HostError as error:
             raise HostError(error.kind, f"{error}{_log_tail(folder)}") from error
         finally:
+            if kind == "podman":
+                # Killed, it would leave the container to end by itself.
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_SECONDS_TO_END)
             process.kill()
-            process.wait()
+            process.communicate()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

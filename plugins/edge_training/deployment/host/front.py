@@ -107,7 +107,7 @@ class Instance:
         command = sandbox.command_line(kind, Path(self.target.root), self.target.run, self.folder)
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=sandbox.quiet_environment()
+                *command, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=sandbox.quiet_environment()
             )
 
     async def _keep(self) -> None:

@@ -1,7 +1,8 @@
 """Runs inside the sandbox of an image: starts its program, and passes on what comes through a socket file to the program's own port.
 
 So the program has no network at all, two of them never want the same port, and only who may open the socket file reaches it. It is handed
-to the image's own ``python3`` as text, with its order as the only argument, and ends with its program.
+to the image's own ``python3`` as text, with its order as the only argument, and ends with its program, or when its standard input is
+closed, which whoever started the sandbox keeps open.
 """
 
 from __future__ import annotations
@@ -93,11 +94,24 @@ async def end(server: subprocess.Popen[bytes]) -> None:
             await asyncio.sleep(0.05)
 
 
+def tell_when_closed(descriptor: int, told: asyncio.Event) -> None:
+    """Set an event when the other end of a pipe is closed."""
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        if not os.read(descriptor, _CHUNK):
+            loop.remove_reader(descriptor)
+            told.set()
+
+    loop.add_reader(descriptor, look)
+
+
 async def serve(order: dict[str, object]) -> int:
     """Serve until the program ends, or this is told to end; return the exit status."""
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
+    tell_when_closed(sys.stdin.fileno(), told)
     socket_file, port = str(order["socket"]), int(str(order["port"]))
     command = order["command"]
     assert isinstance(command, list)  # noqa: S101 - told to the type checker; the order is our own

@@ -135,7 +135,9 @@ class Store:
     ) -> None:
         blob, root = scratch / "layer", scratch / "root"
         registry.fetch(repository, layer, blob)
-        root.mkdir(mode=0o755)
+        root.mkdir()
+        # Whatever this program's own mask says: the image's user has to find what is in it.
+        root.chmod(0o755)
         if below is not None:
             _link_tree(below, root)
         try:
