@@ -34,8 +34,14 @@ Description=Edge model deployment {name}
 
 [Service]
 ExecStart={command}
+StandardOutput=append:{log}
+StandardError=append:{log}
 Restart=on-failure
 RestartSec=1
+RestartPreventExitStatus={port_taken}
+# The front ends what it has started itself, once requests that have begun are answered.
+KillMode=mixed
+TimeoutStopSec={stop_seconds:.0f}
 
 [Install]
 WantedBy=default.target
@@ -109,7 +115,7 @@ def start(folder: Path, program: Path) -> Supervisor:
         keeper = _start_keeper(folder, program)
     deadline = time.monotonic() + _START_SECONDS
     while not is_up(folder):
-        status = keeper.poll() if keeper is not None else None
+        status = keeper.poll() if keeper is not None else _unit_failure(folder)
         if status is not None or time.monotonic() > deadline:
             stop(folder)
             told = log.read_bytes()[offset:].decode("utf-8", "replace").strip()[-500:] if log.exists() else ""
@@ -126,12 +132,12 @@ def stop(folder: Path) -> bool:
 
     :param folder: the deployment's own.
     """
+    pid = _keeper_pid(folder)
+    was_up = pid is not None or is_up(folder)
     if supervisor() == "systemd":
         subprocess.run(
             ["systemctl", "--user", "disable", "--now", _unit_name(folder)], capture_output=True, check=False
         )
-    pid = _keeper_pid(folder)
-    was_up = pid is not None or is_up(folder)
     if pid is not None:
         members = {member: processes.started(member) for member in processes.family(pid)}
         for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, 5.0)):
@@ -205,13 +211,33 @@ def _start_unit(folder: Path, program: Path) -> None:
     units = Path.home() / ".config/systemd/user"
     units.mkdir(parents=True, exist_ok=True)
     command = shlex.join([sys.executable, "-I", str(program), "front", str(folder)])
-    (units / _unit_name(folder)).write_text(_UNIT.format(name=folder.name, command=command))
+    fields = {"command": command, "log": str(folder / _LOG_FILE)}
+    text = _UNIT.format(
+        name=folder.name,
+        port_taken=PORT_TAKEN_STATUS,
+        stop_seconds=_STOP_SECONDS,
+        # What stands behind a per cent sign would be a specifier.
+        **{name: value.replace("%", "%%") for name, value in fields.items()},
+    )
+    (units / _unit_name(folder)).write_text(text)
     # Lingering lets the account's units run while nobody is logged in; where it is not permitted, an administrator has to switch it on.
     subprocess.run(["loginctl", "enable-linger"], capture_output=True, check=False)
     for action in (["daemon-reload"], ["enable", _unit_name(folder)], ["restart", _unit_name(folder)]):
         done = subprocess.run(["systemctl", "--user", *action], capture_output=True, text=True, check=False)
         if done.returncode:
             raise HostError("host", f"systemd refuses to {action[0]}: {done.stderr.strip()[-300:]}")
+
+
+def _unit_failure(folder: Path) -> int | None:
+    """Return the exit status of a front that its unit does not start again, or ``None`` while it may still come."""
+    asked = subprocess.run(
+        ["systemctl", "--user", "show", "--property", "ActiveState,ExecMainStatus", _unit_name(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = dict(line.partition("=")[::2] for line in asked.stdout.splitlines())
+    return int(told.get("ExecMainStatus") or 1) if told.get("ActiveState") == "failed" else None
 
 
 def _unit_name(folder: Path) -> str:
