@@ -12,12 +12,10 @@ import os
 import posixpath
 import shlex
 import socket
-import tempfile
 import time
 import uuid
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import paramiko
@@ -130,18 +128,20 @@ class TrainingVMHook(BaseHook):
 
     @contextmanager
     def private_key_file(self) -> Iterator[str | None]:
-        """Give the private key as a file for as long as the block lasts, or ``None`` when a password is used."""
+        """Give the private key as a file for as long as the block lasts, or ``None`` when a password is used.
+
+        A key that is in the connection is never on a disk: its file is in this process' memory, has a name in it alone, and is gone when it
+        is killed.
+        """
         text = self.connection.text("private_key")
         if not text:
             yield self.connection.text("key_file") or None
             return
-        handle, path = tempfile.mkstemp(prefix="edge-training-key-")  # mode 0600
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(text + "\n")
-            yield path
-        finally:
-            Path(path).unlink(missing_ok=True)
+        with os.fdopen(os.memfd_create("training-vm-key"), "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text + "\n")
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
 
     def close(self) -> None:
         """Log out; a hook that is not logged in stays so."""
