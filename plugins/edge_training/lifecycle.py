@@ -120,6 +120,14 @@ def run_id_of(key: str, attempt: int) -> str:
     return f"{key}-{attempt}"
 
 
+def is_run_id(text: str) -> bool:
+    """Tell whether a run's id is one that :func:`run_id_of` makes.
+
+    :param text: the id.
+    """
+    return re.search(r"[A-Za-z0-9_-]-[0-9a-f]{12}-[1-9][0-9]*$", text) is not None
+
+
 def key_of(run_id: str) -> str:
     """Return the key that a run's id begins with.
 

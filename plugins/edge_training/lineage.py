@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from edge_training.records import BlobManifest, CodeManifest, RunResult
 
+SITE = "site"
 RUN_ID = "run_id"
 RECEIPT = "residency_receipt"
 DAG_ID = "dag_id"
@@ -35,7 +36,7 @@ def run_lineage(
     :param attempt: 1 for the first submission of the DAG run.
     """
     return {
-        "site": site,
+        SITE: site,
         "data_fingerprint": data.fingerprint,
         "code_digest": code.digest,
         DAG_ID: dag_id,

@@ -14,6 +14,7 @@ from edge_training.lifecycle import (
     Wait,
     decide,
     error_of,
+    is_run_id,
     phase_of,
     remember,
     run_id_of,
@@ -192,3 +193,11 @@ def test_a_failed_run_is_followed_by_another_only_when_that_may_do_better(code: 
     error = error_of(RunStatus("run-1", "Failed", "", code, "why"))
     assert error is not None
     assert error.retryable is retryable
+
+
+def test_our_runs_are_known_by_their_ids() -> None:
+    assert is_run_id(run_id_of(run_key("retrain", "manual__2026-01-01T00:00:00+00:00", 0), 1))
+    assert is_run_id(run_id_of(run_key("älter", "x", 3), 12))
+    assert [
+        one for one in ("retrain_1767225600_0a1b2c3d", "retrain-0a1b2c3d4e5f", "0a1b2c3d4e5f-1", "") if is_run_id(one)
+    ] == []

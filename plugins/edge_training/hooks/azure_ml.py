@@ -189,6 +189,15 @@ class AzureMLHook(AzureMLWorkspaceHook):
         """
         return self._read(f"get the state of run '{run_id}'", lambda history: history.run(run_id))
 
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Put tags on a run; the same again is the same.
+
+        :param run_id: the run's id.
+        :param tags: the tags.
+        :raises ServiceError: when Azure ML refuses or cannot be asked.
+        """
+        self._call(f"tag run '{run_id}'", lambda workspace: calls.get_run(workspace, run_id).set_tags(dict(tags)))
+
     def active_runs(self, experiment: str) -> dict[str, ListedRun]:
         """Return the runs of an experiment that have not ended, by id: one request for up to 500 of them.
 

@@ -105,15 +105,6 @@ class AzureMLEvidenceHook(AzureMLHook):
             if error.status != 404:
                 raise
 
-    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Put tags on a run; the same again is the same.
-
-        :param run_id: the run's id.
-        :param tags: the tags.
-        :raises ServiceError: when Azure ML refuses or cannot be asked.
-        """
-        self._call(f"tag run '{run_id}'", lambda workspace: calls.get_run(workspace, run_id).set_tags(dict(tags)))
-
 
 def _evidence(workspace: Any, run_id: str, fetch: Callable[[str], bool]) -> Evidence:
     run = calls.get_run(workspace, run_id)

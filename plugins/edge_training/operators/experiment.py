@@ -60,7 +60,7 @@ class SubmitExperimentOperator(TrainingRunOperator):
                 # Templates are rendered for this DAG run only; whoever audits its runs when it is over could not know them.
                 ti.xcom_push(PARAMETERS_KEY, self.parameters)
             self._submit(hook, decision, (ti.dag_id, ti.run_id), grant)
-        status = hook.get_run(decision.run_id)
+        status = self._look_up(hook, decision, (ti.dag_id, ti.run_id))
         self.log.info(
             "Run %s: %s, it is %s. See %s", status.run_id, decision.action.value, status.state, status.portal_url
         )

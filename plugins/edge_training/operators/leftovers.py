@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from edge_training.lineage import DAG_ID, DAG_RUN_ID, IMAGE, INCOMPLETE, RUN_ID
+from edge_training.lifecycle import is_run_id, seconds_between
+from edge_training.lineage import DAG_ID, DAG_RUN_ID, IMAGE, INCOMPLETE, RUN_ID, SITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,37 +16,56 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from edge_training.hooks.azure_ml import AzureMLHook
+    from edge_training.hooks.azure_ml_records import ListedRun
     from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
     from edge_training.images.registry import RegistryClient
     from edge_training.records import ModelVersion
+
+UNTOLD_FOR = timedelta(hours=1)
+"""A run that has had no lineage for so long is waited for by no try of a task."""
 
 LABEL_OF_RUN = f"edge-training.{RUN_ID}"
 """The annotation of an image that names the run of its model; see ``images/model_image.py``."""
 
 
 def cancel_abandoned_runs(
-    hook: AzureMLHook, site: str, experiment: str, is_over: Callable[[str, str], bool], log: Logger
+    hook: AzureMLHook,
+    site: str,
+    experiment: str,
+    is_over: Callable[[str, str], bool],
+    log: Logger,
+    untold_for: timedelta = UNTOLD_FOR,
 ) -> list[str]:
-    """Cancel the runs of a site that go on although the DAG run that started them is over, and return their ids.
+    """Cancel the runs of a site that go on although nobody waits for them, and return their ids.
 
     :param hook: the workspace.
     :param site: the site's name, the value of the tag ``site``.
     :param experiment: the site's experiment.
     :param is_over: tells of a DAG and a DAG run whether it is over, or does not exist any more.
     :param log: where to say it.
+    :param untold_for: how long a run may be without lineage.
     :raises ServiceError: when Azure ML cannot be asked.
     """
     abandoned: list[str] = []
-    for run in hook.runs_tagged({"site": site}, experiment):
-        dag_id, dag_run_id = run.tags.get(DAG_ID), run.tags.get(DAG_RUN_ID)
-        # A run without these tags is somebody else's, or was submitted a moment ago and is not tagged yet.
-        if dag_id and dag_run_id and is_over(dag_id, dag_run_id):
-            log.warning(
-                "Cancelling run %s (%s): its DAG run %s is over.", run.status.run_id, run.status.state, dag_run_id
-            )
+    for run in hook.runs_tagged({}, experiment):
+        if why := _why_abandoned(run, site, is_over, untold_for):
+            log.warning("Cancelling run %s (%s): %s.", run.status.run_id, run.status.state, why)
             hook.cancel(run.status.run_id)
             abandoned.append(run.status.run_id)
     return abandoned
+
+
+def _why_abandoned(run: ListedRun, site: str, is_over: Callable[[str, str], bool], untold_for: timedelta) -> str:
+    """Return why nobody waits for a run, or ``""``."""
+    dag_id, dag_run_id = run.tags.get(DAG_ID), run.tags.get(DAG_RUN_ID)
+    if dag_id and dag_run_id:
+        over = run.tags.get(SITE) == site and is_over(dag_id, dag_run_id)
+        return f"its DAG run {dag_run_id} is over" if over else ""
+    # Somebody else's, or ours and sent a moment ago: the tags come with a second request, from the next try when a worker was killed.
+    if SITE in run.tags or not is_run_id(run.status.run_id):
+        return ""
+    age = seconds_between(run.created, datetime.now(UTC).isoformat())
+    return f"no task has written its lineage for {untold_for}" if age > untold_for.total_seconds() else ""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class PollRunOperator(TrainingRunOperator):
         if decision.action is Action.SUBMIT:
             self._submit(hook, decision, (ti.dag_id, ti.run_id), None)
         self._to_cancel = decision.run_id
-        status = hook.get_run(decision.run_id)
+        status = self._look_up(hook, decision, (ti.dag_id, ti.run_id))
         return RunHandle(
             run_id=decision.run_id,
             experiment=given.experiment,

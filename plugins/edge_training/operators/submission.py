@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 from edge_training.airflow_state import is_still_wanted
 from edge_training.exceptions import ConfigurationError, EdgeTrainingError
 from edge_training.hooks.azure_ml import AzureMLHook
-from edge_training.lifecycle import MAXIMUM_ATTEMPTS, Phase, phase_of, run_id_of
+from edge_training.lifecycle import MAXIMUM_ATTEMPTS, Action, Phase, phase_of, run_id_of
 from edge_training.lineage import run_arguments, run_lineage
 from edge_training.links import RunLink
 from edge_training.operators.code import staged_source
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from edge_training.lifecycle import Decision
+    from edge_training.records import RunStatus
 
 ENTRY_SCRIPT = "edge_run/__main__.py"
 
@@ -107,6 +108,7 @@ class TrainingRunOperator(BaseOperator):
         """
         data, code = BlobManifest.from_json(self.data), CodeManifest.from_json(self.code)
         compute = ComputeTarget.from_json(self.compute)
+        tags = self._lineage(decision, dag_run)
         with staged_source(Path(self.scripts_folder), self.project, self.policy) as (source, now):
             if now.digest != code.digest:
                 raise ConfigurationError(
@@ -127,17 +129,40 @@ class TrainingRunOperator(BaseOperator):
                 script=ENTRY_SCRIPT,
                 arguments=self._arguments(data, grant),
                 python=compute.python,
-                tags=run_lineage(
-                    site=self.site,
-                    data=data,
-                    code=code,
-                    dag_id=dag_run[0],
-                    dag_run_id=dag_run[1],
-                    run_id=decision.run_id,
-                    attempt=decision.attempt,
-                ),
+                tags=tags,
                 maximum_seconds=int(self.maximum_duration.total_seconds()),
             )
+
+    def _look_up(self, hook: AzureMLHook, decision: Decision, dag_run: tuple[str, str]) -> RunStatus:
+        """Return the run as it is now, and complete its lineage.
+
+        The SDK sends a run and its tags in two requests. A worker that is killed between them leaves a run without lineage, which the
+        audit would refuse and the janitor would not know for ours.
+
+        :param decision: its id and attempt.
+        :param dag_run: ids of DAG and DAG run.
+        """
+        found = hook.look_up(decision.run_id)
+        missing = {name: value for name, value in self._lineage(decision, dag_run).items() if name not in found.tags}
+        if missing and decision.action is not Action.SUBMIT:
+            self.log.warning(
+                "Run %s has no %s: the try that submitted it ended before it could say so. Writing it now.",
+                decision.run_id,
+                ", ".join(missing),
+            )
+            hook.tag_run(decision.run_id, missing)
+        return found.status
+
+    def _lineage(self, decision: Decision, dag_run: tuple[str, str]) -> dict[str, str]:
+        return run_lineage(
+            site=self.site,
+            data=BlobManifest.from_json(self.data),
+            code=CodeManifest.from_json(self.code),
+            dag_id=dag_run[0],
+            dag_run_id=dag_run[1],
+            run_id=decision.run_id,
+            attempt=decision.attempt,
+        )
 
     def _arguments(self, data: BlobManifest, grant: DataGrant) -> list[str]:
         """Return the runner's arguments; Azure ML stores them, so they name the grant and never hold one."""

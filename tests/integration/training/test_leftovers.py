@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from edge_training import grants
 from edge_training.exceptions import ServiceError
+from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
 from edge_training.hooks.container_registry import ContainerRegistryHook
 from edge_training.images.media_types import OCI_CONFIG, OCI_MANIFEST, Descriptor, digest_of
 from edge_training.operators.grant import GrantDataAccessOperator
 from edge_training.operators.janitor import SweepSiteOperator
+from edge_training.operators.leftovers import cancel_abandoned_runs
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.records import ModelVersion, RunResult
 from tests.integration.training.conftest import SCRIPTS, registry_fields
-from tests.integration.training.test_runs import GOOD, wait_for_end
+from tests.integration.training.test_runs import GOOD, remove_tags, wait_for_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +86,27 @@ def test_a_run_and_a_grant_whose_dag_run_is_over_are_swept_and_others_are_left_a
     assert swept["cancelled"] == [run["run_id"]]
     assert grants.grant_name("unit", "died early") in swept["removed_grants"]
     assert wait_for_end(run["run_id"]) == "Canceled"
+
+
+def test_a_run_that_no_task_claims_is_cancelled_once_it_is_old_enough_and_those_of_others_never(
+    pipeline: Pipeline, project: MakeProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    submission = pipeline.submission("sample", project("import time; time.sleep(300)"), experiment="untold")
+    run_id = pipeline.value(submission)["run_id"]
+    remove_tags(run_id, [*AzureMLHook().look_up(run_id).tags])
+    hook, log = AzureMLHook(), logging.getLogger("sweep")
+
+    def cancelled(untold_for: timedelta) -> list[str]:
+        return cancel_abandoned_runs(hook, "test", "untold", lambda *_: True, cast("Any", log), untold_for)
+
+    assert cancelled(timedelta(hours=1)) == []
+    hook.tag_run(run_id, {"site": "another"})
+    assert cancelled(timedelta(0)) == []
+    remove_tags(run_id, ["site"])
+    assert cancelled(timedelta(0)) == [run_id]
+    assert f"Cancelling run {run_id}" in caplog.text
+    assert "no task has written its lineage for 0:00:00" in caplog.text
+    assert wait_for_end(run_id) == "Canceled"
 
 
 def test_a_version_whose_dag_run_ended_without_an_image_is_marked_once_and_completed_when_the_image_comes(

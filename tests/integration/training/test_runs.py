@@ -18,6 +18,7 @@ from edge_training.exceptions import (
     RunFailedError,
     RunTimeoutError,
 )
+from edge_training.hooks import azure_ml_calls as calls
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.operators.model import RegisterModelOperator
 from edge_training.records import ModelVersion, RunHandle, RunResult
@@ -89,6 +90,28 @@ def test_a_run_is_submitted_once_registered_once_and_found_by_every_later_try(
     assert cleared.run_id != first.run_id
     assert cleared.decision == "submitted"
     hook.cancel(cleared.run_id)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["submit_experiment", "poll_run"])
+def test_a_run_whose_lineage_was_never_written_gets_it_from_the_next_try(
+    pipeline: Pipeline, project: MakeProject, *, waits: bool
+) -> None:
+    submission = pipeline.submission("sample", project(GOOD), experiment="untold")
+    first = RunHandle.from_json(pipeline.value(submission))
+    hook = AzureMLHook()
+    told = dict(hook.look_up(first.run_id).tags)
+    remove_tags(first.run_id, [name for name in told if name != "attempt"])
+    assert hook.look_up(first.run_id).tags == {"attempt": "1"}
+    if waits:
+        assert pipeline.poll(first.to_json()).error is None
+    else:
+        assert RunHandle.from_json(pipeline.run(submission, try_number=2).value).run_id == first.run_id
+    assert hook.look_up(first.run_id).tags == told
+
+
+def remove_tags(run_id: str, names: list[str]) -> None:
+    """Do as if the worker had been killed before it wrote them."""
+    AzureMLHook()._call("forget tags", lambda workspace: calls.get_run(workspace, run_id).remove_tags(names))
 
 
 @pytest.mark.parametrize(
