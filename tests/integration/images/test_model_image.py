@@ -87,7 +87,10 @@ def started(pulled: PulledImage) -> Iterator[tuple[Door, Path]]:
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         command = sandbox.command_line("bubblewrap", pulled.root, pulled.run, Path(folder))
         log = Path(folder) / "log"
-        with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+        with (
+            log.open("wb") as stream,
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream) as process,
+        ):
             try:
                 door = Door(f"{folder}/{sandbox.SOCKET_NAME}")
                 wait_healthy(door, SECONDS, lambda: "" if process.poll() is None else log.read_text())

@@ -103,7 +103,10 @@ def tell_when_closed(descriptor: int, told: asyncio.Event) -> None:
             loop.remove_reader(descriptor)
             told.set()
 
-    loop.add_reader(descriptor, look)
+    try:
+        loop.add_reader(descriptor, look)
+    except PermissionError as error:
+        raise OSError(f"its standard input is not a pipe that its starter holds ({error})") from error
 
 
 async def serve(order: dict[str, object]) -> int:
