@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+PORTS = range(12_000, 32_000)
 _PORT_SETTINGS = (
     "LOCAL_SITE_BLOB_PORT",
     "LOCAL_SITE_SSH_PORT",
@@ -28,13 +30,18 @@ _PORT_SETTINGS = (
 def free_ports(count: int) -> list[int]:
     """Return TCP ports of 127.0.0.1 on which nobody listens, all different.
 
+    They are below those that the kernel gives to outgoing connections: one of these would take a port before its server does.
+
     :param count: How many.
     """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        while len(found) < count:
+            probe, port = stack.enter_context(socket.socket()), secrets.choice(PORTS)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 @dataclass(frozen=True)

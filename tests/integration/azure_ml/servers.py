@@ -18,6 +18,7 @@ import requests
 
 from local_site import certificates
 from local_site.azure_ml.settings import kept_settings
+from tests.running_site import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +27,7 @@ INCLUDE = Path(__file__).parents[3] / "include"
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:

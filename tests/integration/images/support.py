@@ -10,7 +10,6 @@ import ipaddress
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import tarfile
@@ -40,6 +39,7 @@ from edge_training.images.media_types import (
 )
 from edge_training.images.registry import RegistryClient
 from edge_training.images.transport import Patience
+from tests.running_site import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,9 +85,7 @@ def blob(size: int = 200_000) -> tuple[bytes, Descriptor]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def write_certificates(folder: Path) -> tuple[Path, Path, Path]:
