@@ -11,6 +11,7 @@ import requests.adapters
 
 from edge_training.hooks.stack_hub_blob import StackHubBlobHook
 from tests.airflow_harness import airflow_connection, comms, run_task
+from tests.integration.training import conftest as training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,14 +30,7 @@ def blob_fields(local_site: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     """Give the fields of a connection to the blob store that works: IP style, account key, private authority."""
     # The site's own authority must be trusted because of the connection, and not because of the environment.
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
-    env = local_site.env
-    return {
-        "conn_type": "wasb",
-        "host": env["LOCAL_SITE_BLOB_ENDPOINT"],
-        "login": env["LOCAL_SITE_BLOB_ACCOUNT"],
-        "password": env["LOCAL_SITE_BLOB_KEY"],
-        "extra": {"ca_certificate": env["LOCAL_SITE_CA"]},
-    }
+    return training.blob_fields(local_site.env)
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -28,7 +30,7 @@ from local_site.settings import Settings
 from tests.integration.images.support import push_raw
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from edge_training.images.compression import Compression
     from edge_training.images.registry import RegistryClient
@@ -250,6 +252,19 @@ def ask(port: int, data: object = None, seconds: float = 20.0) -> tuple[int, Any
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def refused_port(host: Host, digest: str) -> Iterator[int]:
+    """Deploy an image as version 1 of deployment ``taken`` on a port that another program holds for as long as the block lasts."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        error = host.deploy("taken", port, digest, 1).error
+        assert error["kind"] == "port"
+        assert f"Port {port} of 127.0.0.1 cannot be taken" in error["message"]
+        yield port
 
 
 @dataclass

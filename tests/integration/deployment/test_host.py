@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.deployment.support import REPOSITORY, Load, ask, probe, push_image
+from tests.integration.deployment.support import REPOSITORY, Load, ask, probe, push_image, refused_port
 from tests.integration.images.support import Registry, blob_files, free_port
 from tests.zstd_program import add_zstd_program
 
@@ -133,13 +133,7 @@ def test_an_image_that_is_not_fit_is_ended_and_the_old_one_stays(
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_is_started(host: Host, images: Images) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = int(taken.getsockname()[1])
-        error = host.deploy("taken", port, images[0], 1).error
-        assert error["kind"] == "port"
-        assert f"Port {port} of 127.0.0.1 cannot be taken" in error["message"]
+    with refused_port(host, images[0]) as port:
         assert processes_of(host) == []
     assert host.deploy("taken", port, images[0], 1).error is None
 

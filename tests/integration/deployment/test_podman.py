@@ -129,6 +129,7 @@ def test_a_trial_that_is_killed_leaves_no_container(podman_host: Host, images: I
         (killed,) = told_to(podman_host, "verify")
         os.kill(killed, signal.SIGKILL)
     wait_until(lambda: containers(podman_host) == [])
+    assert told_to(podman_host, "verify") == []
 
 
 def test_an_account_without_a_range_of_user_ids_is_told_what_is_missing(registry: Registry, images: Images) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.deployment.support import Host, ask
+from tests.integration.deployment.support import Host, ask, refused_port
 from tests.integration.deployment.test_host import processes_of, wait_until
 from tests.integration.images.support import PASSWORD, USER, Registry, free_port
 
@@ -101,12 +100,6 @@ def answers(port: int) -> bool:
 
 
 def test_a_port_that_is_taken_is_named_at_once_and_the_unit_is_not_tried_again(host: Host, images: Images) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = int(taken.getsockname()[1])
-        error = host.deploy("taken", port, images[0], 1).error
-    assert error["kind"] == "port"
-    assert f"Port {port} of 127.0.0.1 cannot be taken" in error["message"]
-    assert systemctl(host, "show", "--property", "NRestarts", "--value", "edge-serving-taken.service") == "0"
+    with refused_port(host, images[0]) as port:
+        assert systemctl(host, "show", "--property", "NRestarts", "--value", "edge-serving-taken.service") == "0"
     assert host.deploy("taken", port, images[0], 1).error is None

@@ -76,13 +76,7 @@ def blob_fields(env: dict[str, str]) -> dict[str, Any]:
 
     :param env: the site's settings.
     """
-    return {
-        "conn_type": "wasb",
-        "host": env["LOCAL_SITE_BLOB_ENDPOINT"],
-        "login": env["LOCAL_SITE_BLOB_ACCOUNT"],
-        "password": env["LOCAL_SITE_BLOB_KEY"],
-        "extra": {"ca_certificate": env["LOCAL_SITE_CA"]},
-    }
+    return _fields(env, "wasb", "BLOB_ENDPOINT", "BLOB_ACCOUNT", "BLOB_KEY")
 
 
 def registry_fields(env: dict[str, str]) -> dict[str, Any]:
@@ -90,13 +84,13 @@ def registry_fields(env: dict[str, str]) -> dict[str, Any]:
 
     :param env: the site's settings.
     """
-    return {
-        "conn_type": "azure_container_registry",
-        "host": env["LOCAL_SITE_REGISTRY"],
-        "login": env["LOCAL_SITE_REGISTRY_USER"],
-        "password": env["LOCAL_SITE_REGISTRY_PASSWORD"],
-        "extra": {"ca_certificate": env["LOCAL_SITE_CA"]},
-    }
+    return _fields(env, "azure_container_registry", "REGISTRY", "REGISTRY_USER", "REGISTRY_PASSWORD")
+
+
+def _fields(env: dict[str, str], kind: str, *settings: str) -> dict[str, Any]:
+    host, login, password = (env[f"LOCAL_SITE_{name}"] for name in settings)
+    extra = {"ca_certificate": env["LOCAL_SITE_CA"]}
+    return {"conn_type": kind, "host": host, "login": login, "password": password, "extra": extra}
 
 
 class Pipeline:
