@@ -254,6 +254,14 @@ def ask(port: int, data: object = None, seconds: float = 20.0) -> tuple[int, Any
         connection.close()
 
 
+def answers(port: int) -> bool:
+    """Tell whether what serves on a port answers; nobody may listen there yet."""
+    try:
+        return ask(port)[0] == 200
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def refused_port(host: Host, digest: str) -> Iterator[int]:
     """Deploy an image as version 1 of deployment ``taken`` on a port that another program holds for as long as the block lasts."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.deployment.support import REPOSITORY, Load, ask, probe, push_image, refused_port
+from tests.integration.deployment.support import REPOSITORY, Load, answers, ask, probe, push_image, refused_port
 from tests.integration.images.support import Registry, blob_files, free_port
 from tests.zstd_program import add_zstd_program
 
@@ -259,14 +259,7 @@ def test_a_front_that_is_killed_comes_back_with_what_served(host: Host, images: 
     assert host.deploy("front", port, images[0], 1).error is None
     (front,) = [pid for pid in processes_of(host) if b"\0front\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(front, signal.SIGKILL)
-
-    def answers() -> bool:
-        try:
-            return ask(port)[0] == 200
-        except OSError:
-            return False
-
-    wait_until(answers)
+    wait_until(lambda: answers(port))
     assert ask(port)[1]["version"] == "1"
 
 

@@ -7,13 +7,12 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.deployment.support import Host, ask, probe
+from tests.integration.deployment.support import Host, answers, ask, probe
 from tests.integration.deployment.test_host import processes_of, wait_until
 from tests.integration.images.support import PASSWORD, USER, Registry, free_port
 
@@ -119,13 +118,14 @@ def test_a_front_that_is_killed_takes_its_container_along(podman_host: Host, ima
     (front,) = told_to(podman_host, "front")
     os.kill(front, signal.SIGKILL)
     wait_until(lambda: len(containers(podman_host)) == 1 and containers(podman_host) != [before])
-    wait_until(lambda: ask(port)[0] == 200)
+    wait_until(lambda: answers(port))
 
 
 def test_a_trial_that_is_killed_leaves_no_container(podman_host: Host, images: Images) -> None:
     with podman_host.start("verify", digest=images[2], probe=probe(3), requests=100_000):
-        wait_until(lambda: len(containers(podman_host)) > 0)
-        time.sleep(0.5)
+        # Not the container in which it finds out whether podman works: the one whose program can be asked.
+        wait_until(lambda: list((podman_host.home / ".edge-training/serving/v").glob("*/s")) != [])
+        assert len(containers(podman_host)) == 1
         (killed,) = told_to(podman_host, "verify")
         os.kill(killed, signal.SIGKILL)
     wait_until(lambda: containers(podman_host) == [])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.deployment.support import Host, ask, refused_port
+from tests.integration.deployment.support import Host, answers, ask, refused_port
 from tests.integration.deployment.test_host import processes_of, wait_until
 from tests.integration.images.support import PASSWORD, USER, Registry, free_port
 
@@ -90,13 +90,6 @@ def test_what_serves_is_a_unit_that_comes_back_and_is_gone_when_it_is_stopped(ho
     assert host.run("stop", name="kept").value == {"stopped": True}
     assert (systemctl(host, "is-active", unit), systemctl(host, "is-enabled", unit)) == ("inactive", "disabled")
     wait_until(lambda: processes_of(host) == [])
-
-
-def answers(port: int) -> bool:
-    try:
-        return ask(port)[0] == 200
-    except OSError:
-        return False
 
 
 def test_a_port_that_is_taken_is_named_at_once_and_the_unit_is_not_tried_again(host: Host, images: Images) -> None:

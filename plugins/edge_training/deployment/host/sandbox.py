@@ -1,7 +1,7 @@
 """How an image's program is started on a host: in a sandbox with no network, a read-only root and nothing of the host's environment.
 
-bubblewrap, or podman where there is no bubblewrap that works; both show the same to the program. bubblewrap comes first because it needs no
-second copy of an image, no settings of an engine and no ranges of user ids, and starts in milliseconds.
+bubblewrap, or podman where there is no bubblewrap that works; both show the same to the program. bubblewrap comes first because it needs
+no settings of an engine and no ranges of user ids, and starts in milliseconds.
 
 Whoever starts a sandbox keeps its standard input open for as long as it shall run: what runs in it ends when that is closed, also when its
 starter was killed. podman's containers would outlive podman itself.
