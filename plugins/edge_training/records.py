@@ -324,7 +324,7 @@ class ImageVerification(Record):
     :param reference: ``registry/repository@digest``.
     :param digest: of its manifest.
     :param host: where it was tried: ``account@address:port``.
-    :param isolation: what it ran in: ``"bubblewrap"`` or ``"podman"``.
+    :param isolation: what it ran in: ``"bubblewrap"``, ``"podman"`` or ``"runc"``.
     :param compared: how many values of its answers were compared with those recorded at training; 0 when none were recorded.
     :param layers: how many it has.
     :param scanned_files: how many files of it were compared with the training data before it was started.

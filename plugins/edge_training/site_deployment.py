@@ -18,7 +18,7 @@ class _Section(BaseModel):
 
 
 class Host(_Section):
-    """A machine that serves the model itself: reached over SSH, with bubblewrap or podman, and Python 3.11.
+    """A machine that serves the model itself: reached over SSH, with bubblewrap, podman or docker, and Python 3.11.
 
     :param name: the target's name; one machine may have several.
     :param connection: Airflow connection of the machine.

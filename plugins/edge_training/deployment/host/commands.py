@@ -204,7 +204,7 @@ def _started(image: StoredImage, seconds: float) -> Iterator[tuple[Door, int, fl
         except HostError as error:
             raise HostError(error.kind, f"{error}{_log_tail(folder)}") from error
         finally:
-            if kind == "podman":
+            if kind != "bubblewrap":
                 # Killed, it would leave the container to end by itself.
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):

@@ -1,10 +1,11 @@
 """How an image's program is started on a host: in a sandbox with no network, a read-only root and nothing of the host's environment.
 
-bubblewrap, or podman where there is no bubblewrap that works; both show the same to the program. bubblewrap comes first because it needs
-no settings of an engine and no ranges of user ids, and starts in milliseconds.
+bubblewrap; where none works, podman; where that is missing too, runc, the runtime that docker brings along (see :mod:`.runc`). All show
+the same to the program, but for its user, which is number 0 without capabilities in runc. bubblewrap comes first because it needs no
+settings of an engine and no ranges of user ids, and starts in milliseconds.
 
 Whoever starts a sandbox keeps its standard input open for as long as it shall run: what runs in it ends when that is closed, also when its
-starter was killed. podman's containers would outlive podman itself.
+starter was killed. Containers of podman and runc would outlive the program that started them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edge_training.deployment.host import runc
 from edge_training.deployment.host.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Isolation = Literal["bubblewrap", "podman"]
+Isolation = Literal["bubblewrap", "podman", "runc"]
 
 SOCKET_NAME = "s"
 _PID_FILE = "pid"
@@ -67,9 +69,22 @@ def best_isolation() -> Isolation:
     """
     failures = []
     with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        # podman looks for the root as a user who is neither the account nor root.
+        place.chmod(0o755)
+        root = _with_host_programs(place / "root")
+        podman = [*_podman_run(_DEFAULT_USER, _DEFAULT_USER), "--volume", "/usr:/usr:ro", *_rootfs(root)]
         trials: dict[Isolation, list[str]] = {
             "bubblewrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc", "--dev", "/dev", "true"],
-            "podman": [*_podman_run(_DEFAULT_USER, _DEFAULT_USER), *_with_host_programs(Path(folder)), "/usr/bin/true"],
+            "podman": [*podman, "/usr/bin/true"],
+            "runc": runc.command(
+                place,
+                root,
+                ["/usr/bin/true"],
+                environment={},
+                binds={"/usr": ("/usr", "ro")},
+                pid_file=place / _PID_FILE,
+            ),
         }
         for name, trial in trials.items():
             if shutil.which(trial[0]) is None:
@@ -94,7 +109,7 @@ def command_line(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Pa
     :param kind: what to run it in.
     :param root: the image's files.
     :param run: what its configuration says about running it.
-    :param folder: gets the socket file, named ``s``; exists.
+    :param folder: gets the socket file, named ``s``, and what else the sandbox needs; exists.
     :raises HostError: when the folder's path is too long for a socket file.
     """
     if len(str(folder / SOCKET_NAME)) > _LONGEST_SOCKET:
@@ -103,6 +118,8 @@ def command_line(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Pa
         )
     order = {"command": command_of(run), "port": port_of(run), "socket": f"{_INSIDE}/{SOCKET_NAME}"}
     inner = ["python3", "-I", "-c", _relay_source(), json.dumps(order)]
+    if kind == "runc":
+        return _runc(root, run, folder, inner)
     return [*(_bubblewrap if kind == "bubblewrap" else _podman)(root, run, folder), *inner]
 
 
@@ -125,17 +142,30 @@ def _podman(root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
     return [*command, *_rootfs(root)]
 
 
+def _runc(root: Path, run: Mapping[str, Any], folder: Path, inner: list[str]) -> list[str]:
+    return runc.command(
+        folder,
+        root,
+        inner,
+        environment=_environment(run),
+        working_directory=_working_directory(run),
+        binds={_INSIDE: (str(folder), "rw")},
+        pid_file=folder / _PID_FILE,
+    )
+
+
 def _rootfs(root: Path) -> list[str]:
     # Below an overlay, for podman makes files that it needs, such as /etc/hostname, and the image's own are to stay as they are.
     return ["--rootfs", f"{root}:O"]
 
 
-def _with_host_programs(root: Path) -> list[str]:
-    """Make a root in which podman can be tried before there is an image."""
+def _with_host_programs(root: Path) -> Path:
+    """Make a root in which an engine can be tried before there is an image; the host's /usr is yet to be mounted in it."""
+    root.mkdir()
     root.chmod(0o755)
     for name in ("bin", "lib", "lib64", "sbin"):
         (root / name).symlink_to(f"usr/{name}")
-    return ["--volume", "/usr:/usr:ro", *_rootfs(root)]
+    return root
 
 
 def _podman_run(user: int, group: int) -> list[str]:
@@ -152,7 +182,7 @@ def first_process(kind: Isolation, pid: int, folder: Path) -> int:
     :param pid: the process that was started with :func:`command_line`.
     :param folder: what was given to it.
     """
-    return int((folder / _PID_FILE).read_text()) if kind == "podman" else pid
+    return pid if kind == "bubblewrap" else int((folder / _PID_FILE).read_text())
 
 
 def _user(run: Mapping[str, Any]) -> tuple[int, int]:
