@@ -1,42 +1,67 @@
 """One of Airflow's processes, which first imports what its children will need: `python -m demo.preloaded COMMAND ARGUMENT ...`.
 
-LocalExecutor's workers are forks of the scheduler, each task is a fork of a worker, and triggers run in a fork of the triggerer: what is
-imported here is there already in all of them. That saves each task that speaks with Azure ML the import of that SDK, which takes
-longer than all the rest of such a task; and the remote log shows from its first line on.
+LocalExecutor's workers are forks of the scheduler, each task is a fork of a worker, triggers run in a fork of the triggerer, and each DAG
+file is read in a fork of the DAG processor: what is imported here is there already in all of them. That saves each task that speaks with
+Azure ML the import of that SDK, which takes longer than all the rest of such a task; and the remote log shows from its first line on.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# None of them starts a thread or opens a connection when it is imported, which a fork would not survive.
+# What a DAG file imports; the SDKs are not among it.
+PIPELINE = "edge_training.pipeline"
+# None of them starts a thread or opens a connection when it is imported, which a fork would not survive. Those with an underscore the
+# SDK imports only when it is first used, which each task would do anew.
 MODULES = (
     "azureml.core",
     "azureml.core.authentication",
     "azureml.core.compute",
+    "azureml._project.project",
+    "azureml._run_impl.run_history_facade",
+    "azureml._vendor.azure_cli_core.auth.identity",
+    "azureml._vendor.azure_cli_core.auth.msal_authentication",
+    "azureml._vendor.azure_cli_core.auth.util",
+    "azureml._vendor.azure_cli_core.azclierror",
+    "azureml._vendor.azure_cli_core.azureml_cloud",
     "azure.storage.blob",
     "paramiko",
-    "edge_training.pipeline",
+    PIPELINE,
 )
+# Of these, tasks import what they need when they need it.
+PACKAGES = ("edge_training.hooks", "edge_training.images", "edge_training.operators", "edge_training.residency")
 CLOUD_SECONDS = 30.0
 
 
 def main() -> None:
     """Import, and become Airflow."""
-    wait_for_cloud()
-    for name in MODULES:
-        importlib.import_module(name)
+    if "dag-processor" in sys.argv:
+        importlib.import_module(PIPELINE)
+    else:
+        wait_for_cloud()
+        preload()
     if "triggerer" in sys.argv:
         prepare_answers()
     from airflow.__main__ import main as airflow
 
     sys.argv = ["airflow", *sys.argv[1:]]
     airflow()
+
+
+def preload() -> None:
+    """Import all that tasks and triggers use."""
+    for name in MODULES:
+        importlib.import_module(name)
+    for name in PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
+            importlib.import_module(module.name)
+    importlib.import_module("edge_training.hooks.tls_trust").read_certificates()
 
 
 def wait_for_cloud() -> None:

@@ -40,7 +40,7 @@ FIRST_SIGNAL_SECONDS = 10.0
 COMMANDS = {
     API_SERVER: ("airflow", "api-server"),
     "airflow-scheduler": ("demo.preloaded", "scheduler", "--skip-serve-logs"),
-    "airflow-dag-processor": ("airflow", "dag-processor"),
+    "airflow-dag-processor": ("demo.preloaded", "dag-processor"),
     TRIGGERER: ("demo.preloaded", "triggerer", "--skip-serve-logs"),
 }
 NAMES = (DATABASE, *COMMANDS)
@@ -240,7 +240,7 @@ def _tuning() -> Environment:
     """Return what makes Airflow quick on two processors; the defaults are for machines with many tasks."""
     return {
         # The pause between the end of a task and the start of the next one; 1 by default.
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
         # A finished task keeps its slot until the next heartbeat; 5 by default.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         # As many workers are started beforehand; 32 by default.

@@ -7,7 +7,7 @@ come out of the SDK, an answer that may be another one later, or no answer at al
 knows that error, so none repeats it, and it reaches us with its status and its Retry-After.
 
 The SDK makes a session for each of its clients, often one for each request: each would shake hands anew, after it has read all the
-certificates that the organisation trusts (20 ms for 145 of them). So at the same place all of them are given the same connections.
+certificates that the organisation trusts. So at the same place all of them are given the same connections, which share what they trust.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError
+
+from edge_training.hooks.tls_trust import SharedTrustAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +59,7 @@ class _Connections:
         self._lock = threading.Lock()
         self._used = time.monotonic()
         # "False" is what makes urllib3 raise what it has met instead of a retry's error of its own.
-        self._adapter = HTTPAdapter(MOST_CONNECTIONS, MOST_CONNECTIONS, Retry(0, read=False))
+        self._adapter = SharedTrustAdapter(MOST_CONNECTIONS, MOST_CONNECTIONS, Retry(0, read=False))
 
     def instead_of(self, adapter: HTTPAdapter) -> HTTPAdapter:
         """Return what to send with in place of a session's own adapter; one that does more than plain ones do is left in place."""
