@@ -161,8 +161,12 @@ def _auditing(site: SiteConfig) -> dict[str, Any]:
         "key_conn_id": residency.key,
         "azure_ml_conn_id": site.azure_ml,
         "training_vm_conn_id": site.compute.connection,
-        "blob_conn_id": residency.connection or site.data.connection,
+        "blob_conn_id": _receipts_connection(site),
     }
+
+
+def _receipts_connection(site: SiteConfig) -> str:
+    return site.residency.connection or site.data.connection
 
 
 def register(
@@ -352,4 +356,6 @@ def _submission(site: SiteConfig, prepared: Prepared) -> dict[str, Any]:
         "azure_ml_conn_id": site.azure_ml,
         "training_vm_conn_id": site.compute.connection,
         "blob_conn_id": site.data.connection,
+        "receipts_container": site.residency.container,
+        "receipts_conn_id": _receipts_connection(site),
     }

@@ -1,4 +1,7 @@
-"""Where a site's receipts are kept: on premises, in a container of blobs of their own, under names that are written once."""
+"""Where a site's receipts are kept: on premises, in a container of blobs of their own, under names that are written once.
+
+Beside them is a note for each run of what it was submitted with (:mod:`edge_training.residency.submitted`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from azure.storage.blob import ContentSettings
 
 from edge_training.exceptions import ServiceError
 from edge_training.hooks.stack_hub_blob import StackHubBlobHook
+from edge_training.residency import submitted
 
 _NAME = re.compile(r"(?P<site>[a-z][a-z0-9_]{0,39})/(?P<sequence>\d{8})\.json")
 _LARGEST_BYTES = 32 * 1024 * 1024
@@ -95,6 +99,44 @@ class ReceiptStore(StackHubBlobHook):
                 return False
         return True
 
+    def note(self, site: str, run_id: str, content: bytes) -> None:
+        """Write down what a run is about to be submitted with; makes the container when it does not exist.
+
+        :param site: the site's name.
+        :param run_id: the run's id; it does not exist yet, so what an earlier try has written for it is replaced.
+        :param content: the note.
+        :raises ServiceError: when the store refuses or cannot be asked.
+        """
+        try:
+            self._write_note(site, run_id, content)
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            self._make_container()
+            self._write_note(site, run_id, content)
+
+    def noted(self, site: str, run_id: str) -> bytes | None:
+        """Return what was written down about a run, or ``None`` when nothing was.
+
+        :param site: the site's name.
+        :param run_id: the run's id.
+        :raises ServiceError: when the store cannot be asked.
+        """
+        try:
+            return self.read(self.container, _note_name(site, run_id), _LARGEST_BYTES)
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    def _write_note(self, site: str, run_id: str, content: bytes) -> None:
+        name = _note_name(site, run_id)
+        with self._mapped(f"note '{name}' in container '{self.container}'"):
+            client = self.service().get_blob_client(self.container, name)
+            client.upload_blob(
+                content, overwrite=True, content_settings=ContentSettings(content_type="application/json")
+            )
+
     def _receipts(self, site: str) -> list[StoredReceipt]:
         what = f"the receipts of site '{site}' in container '{self.container}'"
         found = []
@@ -113,3 +155,7 @@ class ReceiptStore(StackHubBlobHook):
             except ResourceExistsError:
                 return
             self.log.info("Made the container '%s' for receipts.", self.container)
+
+
+def _note_name(site: str, run_id: str) -> str:
+    return f"{submitted.FOLDER}/{site}/{run_id}.json"

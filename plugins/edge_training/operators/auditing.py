@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from edge_training.hooks.azure_ml_evidence import AzureMLEvidenceHook
-    from edge_training.records import BlobManifest, CodeManifest
+    from edge_training.residency.submitted import Submitted
 
 
 class AuditingOperator(BaseOperator):
@@ -69,17 +69,13 @@ class AuditingOperator(BaseOperator):
         self,
         hook: AzureMLEvidenceHook,
         dag_run: tuple[str, str],
-        data: BlobManifest,
-        code: CodeManifest,
-        parameters: Mapping[str, Any] | None = None,
+        verified: Submitted | None,
     ) -> Iterator[RunAuditor]:
         """Open what an audit needs besides Azure ML.
 
         :param hook: asks Azure ML.
         :param dag_run: ids of DAG and DAG run.
-        :param data: what the DAG run had verified.
-        :param code: what it was about to submit.
-        :param parameters: what it gave to its runs; the task's own by default.
+        :param verified: what the DAG run had verified, and gave to its runs; ``None`` when nobody knows any more.
         """
         from edge_training.hooks.receipt_store import ReceiptStore
         from edge_training.hooks.residency_key import ResidencyKeyHook
@@ -88,9 +84,7 @@ class AuditingOperator(BaseOperator):
         scope = Scope(
             site=self.site,
             dag_run=dag_run,
-            data=data,
-            code=code,
-            parameters=self.parameters if parameters is None else parameters,
+            verified=verified,
             platform_files=self.platform_files,
             settle_seconds=self.settle.total_seconds(),
             delete_foreign=self.delete_foreign_artifacts,

@@ -13,6 +13,7 @@ from edge_training.lifecycle import Phase, phase_of
 from edge_training.operators.auditing import AuditingOperator
 from edge_training.operators.run_audit import SETTLE_PAUSE_SECONDS, EndedRun
 from edge_training.records import BlobManifest, CodeManifest, ResidencyReceipt, RunResult
+from edge_training.residency.submitted import Submitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,10 +62,11 @@ class AuditEgressOperator(AuditingOperator):
         runs = self._runs(hook, dag_run, result)
         if not runs:
             raise AirflowSkipException("No run of this DAG run was submitted, so there is nothing to audit.")
-        verified = BlobManifest.from_json(self.data), CodeManifest.from_json(self.code)
-        with self._auditor(hook, dag_run, *verified) as auditor:
-            faults = list(self._audit_others(auditor, runs, result))
-            audited = None if result is None else auditor.audit(_ended(result))
+        verified = Submitted(BlobManifest.from_json(self.data), CodeManifest.from_json(self.code), self.parameters)
+        with self._auditor(hook, dag_run, verified) as auditor:
+            faults = list(self._audit_others(auditor, runs, result, verified))
+            # What a model comes of is what this DAG run has verified, and nothing else.
+            audited = None if result is None else auditor.audit(_ended(result), verified)
         if audited is not None and audited.fault:
             faults.append(audited.fault)
         if faults:
@@ -102,8 +104,13 @@ class AuditEgressOperator(AuditingOperator):
         known = {run.run_id for run in runs}
         return runs if result is None or result.run_id in known else [*runs, _ended(result)]
 
-    def _audit_others(self, auditor: RunAuditor, runs: Sequence[EndedRun], result: RunResult | None) -> Iterator[str]:
-        """Audit the runs that no model comes of, but for those that were, and yield what to fail with."""
+    def _audit_others(
+        self, auditor: RunAuditor, runs: Sequence[EndedRun], result: RunResult | None, verified: Submitted
+    ) -> Iterator[str]:
+        """Audit the runs that no model comes of, but for those that were, and yield what to fail with.
+
+        They may have been submitted before a person cleared the tasks that verify, with other data or code than are known now.
+        """
         for run in runs:
             if result is not None and run.run_id == result.run_id:
                 continue
@@ -112,7 +119,7 @@ class AuditEgressOperator(AuditingOperator):
                 self.log.info("Run %s (%s) has its receipt %s: %s.", run.run_id, run.state, earlier[0].digest, verdict)
                 continue
             try:
-                fault = auditor.audit(run).fault
+                fault = auditor.audit(run, auditor.submitted(run.run_id) or verified).fault
             except ResidencyError as error:
                 fault = str(error)
             if fault:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -15,38 +14,27 @@ from edge_training.operators.auditing import AuditingOperator
 from edge_training.operators.run_audit import EndedRun
 from edge_training.operators.submission import PARAMETERS_KEY
 from edge_training.records import BlobManifest, CodeManifest
+from edge_training.residency.submitted import Submitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from airflow.sdk import Context
 
     from edge_training.hooks.azure_ml_records import ListedRun
+    from edge_training.operators.run_audit import RunAuditor
     from edge_training.records import JsonObject
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What a DAG run had verified, and what it gave to its runs.
-
-    :param data: the blobs.
-    :param code: the files of the snapshot.
-    :param parameters: what the script was given.
-    """
-
-    data: BlobManifest
-    code: CodeManifest
-    parameters: Mapping[str, Any]
 
 
 class AuditLeftRunsOperator(AuditingOperator):
     """Audits the runs of a site that have no receipt although their DAG run is over.
 
     ``audit_egress`` audits the runs of its own DAG run. It does not run when a person ends the whole DAG run, and it may give up, say while
-    the blob storage is down. Every run gets its receipt all the same: this task finds those without one by their tags, fetches from Airflow
-    what their DAG run had verified, and audits them as that task does.
+    the blob storage is down. Every run gets its receipt all the same: this task finds those without one by their tags, reads what they were
+    submitted with, which was written down then, and audits them as that task does.
 
-    A run whose DAG run was deleted from Airflow can be compared with nothing; it is named in the log while it is younger than ``window``.
+    A run of which that is gone, from the container of receipts and from Airflow, can be compared with nothing; it is named in the log while
+    it is younger than ``window``.
 
     :param data_task_id: the task that returned the :class:`~edge_training.records.BlobManifest`.
     :param code_task_id: the task that returned the :class:`~edge_training.records.CodeManifest`.
@@ -83,20 +71,13 @@ class AuditLeftRunsOperator(AuditingOperator):
         lost: list[str] = []
         faults: list[str] = []
         for dag_run, runs in by_dag_run(self._left(hook)):
-            verified = self._verified(context, dag_run)
             ids = [run.status.run_id for run in runs]
-            if verified is None:
-                self.log.warning(
-                    "Runs %s have no receipt, and Airflow has forgotten what their DAG run %s had verified: nobody can say any more "
-                    "whether what they sent is all accounted for. Look at them in Azure ML Studio.",
-                    ", ".join(ids),
-                    dag_run[1],
-                )
-                lost += ids
-                continue
             self.log.info("DAG run %s is over, and its runs %s have no receipt.", dag_run[1], ", ".join(ids))
-            faults += self._audit(hook, dag_run, verified, runs)
-            audited += ids
+            with self._auditor(hook, dag_run, self._verified(context, dag_run)) as auditor:
+                for run in runs:
+                    done = self._audit(auditor, run)
+                    (lost if done is None else audited).append(run.status.run_id)
+                    faults += [done] if done else []
         if not audited and not lost:
             self.log.info("Every run of site '%s' whose DAG run is over has its receipt.", self.site)
         if faults:
@@ -111,35 +92,34 @@ class AuditLeftRunsOperator(AuditingOperator):
             if RECEIPT not in run.tags and run.created >= since and DAG_ID in run.tags and DAG_RUN_ID in run.tags
         ]
 
-    def _verified(self, context: Context, dag_run: tuple[str, str]) -> Verified | None:
+    def _verified(self, context: Context, dag_run: tuple[str, str]) -> Submitted | None:
         """Return what a DAG run had verified before it submitted its runs, or nothing when Airflow does not know it any more."""
         data, code = (self._told(context, dag_run, task_id) for task_id in (self.data_task_id, self.code_task_id))
         if not data or not code:
             return None
         parameters = self._told(context, dag_run, self.submission_task_id, PARAMETERS_KEY) or self.parameters
-        return Verified(BlobManifest.from_json(data), CodeManifest.from_json(code), parameters)
+        return Submitted(BlobManifest.from_json(data), CodeManifest.from_json(code), parameters)
 
     @staticmethod
     def _told(context: Context, dag_run: tuple[str, str], task_id: str, key: str = "return_value") -> Any:
         dag_id, run_id = dag_run
         return context["ti"].xcom_pull(task_ids=task_id, dag_id=dag_id, run_id=run_id, key=key, map_indexes=None)
 
-    def _audit(
-        self,
-        hook: AzureMLEvidenceHook,
-        dag_run: tuple[str, str],
-        verified: Verified,
-        runs: Iterable[ListedRun],
-    ) -> Iterator[str]:
-        """Audit the runs of one DAG run, and yield what to fail with."""
-        with self._auditor(hook, dag_run, verified.data, verified.code, verified.parameters) as auditor:
-            for run in runs:
-                try:
-                    fault = auditor.audit(EndedRun(run.status.run_id, run.experiment, run.status.state)).fault
-                except ResidencyError as error:
-                    fault = str(error)
-                if fault:
-                    yield fault
+    def _audit(self, auditor: RunAuditor, run: ListedRun) -> str | None:
+        """Audit a run, and return what to fail with, or ``None`` when it can be compared with nothing."""
+        run_id = run.status.run_id
+        try:
+            submitted = auditor.submitted(run_id)
+            if submitted is None:
+                self.log.warning(
+                    "Run %s has no receipt, and neither the container of receipts nor Airflow knows what it was submitted with: nobody "
+                    "can say any more whether what it sent is all accounted for. Look at it in Azure ML Studio.",
+                    run_id,
+                )
+                return None
+            return auditor.audit(EndedRun(run_id, run.experiment, run.status.state), submitted).fault
+        except ResidencyError as error:
+            return str(error)
 
 
 def by_dag_run(

@@ -21,6 +21,7 @@ from edge_training.residency.ledger import issue, receipts_of
 from edge_training.residency.platform_rules import PLATFORM_FILES, PlatformRules
 from edge_training.residency.receipt import public_key_text
 from edge_training.residency.statement import statement, table
+from edge_training.residency.submitted import Submitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from edge_training.hooks.azure_ml_evidence import AzureMLEvidenceHook
     from edge_training.hooks.receipt_store import ReceiptStore
     from edge_training.hooks.training_vm import TrainingVMHook
-    from edge_training.records import BlobManifest, CodeManifest
     from edge_training.residency.gate_record import GateRecord
     from edge_training.residency.receipt import SignedReceipt
 
@@ -78,9 +78,7 @@ class Scope:
 
     :param site: the site's name.
     :param dag_run: ids of DAG and DAG run.
-    :param data: the verified blobs.
-    :param code: the files of the snapshot.
-    :param parameters: what the script was given.
+    :param verified: what the DAG run had verified, and gave to its runs; ``None`` when nobody knows any more.
     :param platform_files: patterns of further files that the platform writes.
     :param settle_seconds: how long things that are missing may still arrive.
     :param delete_foreign: whether files that nobody let out are deleted from the run.
@@ -88,9 +86,7 @@ class Scope:
 
     site: str
     dag_run: tuple[str, str]
-    data: BlobManifest
-    code: CodeManifest
-    parameters: Mapping[str, Any]
+    verified: Submitted | None
     platform_files: tuple[str, ...]
     settle_seconds: float
     delete_foreign: bool
@@ -125,20 +121,30 @@ class RunAuditor:
         """
         return receipts_of(self._store, self._scope.site, run_id, public_key_text(self._key))
 
-    def audit(self, run: EndedRun) -> Audited:
+    def submitted(self, run_id: str) -> Submitted | None:
+        """Return what a run was submitted with: as it was written down then, else what its DAG run has verified, if anybody knows.
+
+        :param run_id: the run's id.
+        :raises ResidencyError: when what was written down was changed.
+        """
+        note = self._store.noted(self._scope.site, run_id)
+        return self._scope.verified if note is None else Submitted.from_bytes(note, run_id)
+
+    def audit(self, run: EndedRun, submitted: Submitted) -> Audited:
         """Collect, compare, sign, store, tag; then say what was found. The same again gives the same receipt.
 
         :param run: the run.
+        :param submitted: what it must have been submitted with.
         :raises ResidencyError: when the record or the chain of receipts was tampered with, or the record of a completed run is gone.
         """
         scope = self._scope
-        expected = self._expected(run)
+        expected = self._expected(run, submitted)
         found = self._compare(expected)
         facts = statement(
             site=scope.site,
             run=self._facts(run, expected.record),
-            data=scope.data,
-            code=scope.code,
+            data=submitted.data,
+            code=submitted.code,
             record=expected.record,
             audit=found,
         )
@@ -148,9 +154,9 @@ class RunAuditor:
         self._log.info("Receipt %s of site '%s' is %s in %s.", signed.sequence, scope.site, signed.digest, name)
         return Audited(signed, name, found, expected.record, self._fault(run, found, expected.record))
 
-    def _expected(self, run: EndedRun) -> Expected:
+    def _expected(self, run: EndedRun, submitted: Submitted) -> Expected:
         """Put together what may be there: from the tasks before, and from the gate's record on the VM."""
-        scope = self._scope
+        scope, data, code = self._scope, submitted.data, submitted.code
         home = self._vm.home()
         content = read_kept(self._vm, home, f"{run.run_id}.json")
         if not content and run.state == COMPLETED:
@@ -158,17 +164,17 @@ class RunAuditor:
                 f"The VM has no record of run {run.run_id} (~/{RECORD_FOLDER}): without it nobody knows what was let out, so nothing is "
                 "registered. The runner writes it at the end of each run; somebody removed it."
             )
-        record = parse_record(content) if content else no_record(run.run_id, scope.data.fingerprint)
+        record = parse_record(content) if content else no_record(run.run_id, data.fingerprint)
         # One that failed before it had understood its arguments has no data.
-        if record.fingerprint != scope.data.fingerprint and (record.fingerprint or run.state == COMPLETED):
+        if record.fingerprint != data.fingerprint and (record.fingerprint or run.state == COMPLETED):
             raise ResidencyError(
-                f"Run {run.run_id} was for data {record.fingerprint}, verified was {scope.data.fingerprint}. Nothing is registered."
+                f"Run {run.run_id} was for data {record.fingerprint}, verified was {data.fingerprint}. Nothing is registered."
             )
         dag_id, dag_run_id = scope.dag_run
         tags = run_lineage(
             site=scope.site,
-            data=scope.data,
-            code=scope.code,
+            data=data,
+            code=code,
             dag_id=dag_id,
             dag_run_id=dag_run_id,
             run_id=run.run_id,
@@ -177,12 +183,12 @@ class RunAuditor:
         path = grants.grant_path(home, grants.grant_name(dag_id, dag_run_id))
         return Expected(
             run_id=run.run_id,
-            code=scope.code,
+            code=code,
             record=record,
             record_content=content,
             kept_log=b"" if run.state == COMPLETED else read_kept(self._vm, home, f"{run.run_id}.log"),
             tags=tags,
-            arguments=tuple(run_arguments(path, scope.data.fingerprint, scope.parameters)),
+            arguments=tuple(run_arguments(path, data.fingerprint, submitted.parameters)),
             receipts=frozenset(receipt.digest for receipt in self.receipts(run.run_id)),
             rules=PlatformRules((*PLATFORM_FILES, *scope.platform_files)),
         )

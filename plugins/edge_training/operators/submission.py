@@ -17,6 +17,7 @@ from edge_training.links import RunLink
 from edge_training.operators.code import staged_source
 from edge_training.operators.grant import write_grant
 from edge_training.records import BlobManifest, CodeManifest, ComputeTarget, DataGrant
+from edge_training.residency.submitted import Submitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,8 @@ class TrainingRunOperator(BaseOperator):
     :param azure_ml_conn_id: Airflow connection of the workspace.
     :param training_vm_conn_id: Airflow connection of the VM.
     :param blob_conn_id: Airflow connection of the blob store.
+    :param receipts_container: the blob container for receipts, where it is written down what each run was submitted with.
+    :param receipts_conn_id: Airflow connection of the blob store of that container; ``blob_conn_id`` when empty.
     """
 
     template_fields: Sequence[str] = ("experiment", "parameters", "data", "code", "compute")
@@ -72,6 +75,8 @@ class TrainingRunOperator(BaseOperator):
         azure_ml_conn_id: str = "azure_ml",
         training_vm_conn_id: str = "training_vm",
         blob_conn_id: str = "stack_hub_blob",
+        receipts_container: str = "residency-receipts",
+        receipts_conn_id: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,6 +94,8 @@ class TrainingRunOperator(BaseOperator):
         self.azure_ml_conn_id = azure_ml_conn_id
         self.training_vm_conn_id = training_vm_conn_id
         self.blob_conn_id = blob_conn_id
+        self.receipts_container = receipts_container
+        self.receipts_conn_id = receipts_conn_id or blob_conn_id
         # What a signal handler needs: the run to cancel when a person ends the task, and which task instance this is.
         self._to_cancel: str | None = None
         self._instance: tuple[str, int] = ("", -1)
@@ -106,6 +113,8 @@ class TrainingRunOperator(BaseOperator):
         :param grant: the permission that is on the VM already, or ``None`` to put a new one there.
         :raises ConfigurationError: when code or data are not those that were checked.
         """
+        from edge_training.hooks.receipt_store import ReceiptStore
+
         data, code = BlobManifest.from_json(self.data), CodeManifest.from_json(self.code)
         compute = ComputeTarget.from_json(self.compute)
         tags = self._lineage(decision, dag_run)
@@ -119,6 +128,9 @@ class TrainingRunOperator(BaseOperator):
                 grant = write_grant(
                     data, self.grant_lifetime, dag_run, self.training_vm_conn_id, self.blob_conn_id, self.log
                 )
+            # Before it is sent: whatever happens then, it can be audited.
+            note = Submitted(data, code, self.parameters).to_bytes(decision.run_id)
+            ReceiptStore(self.receipts_container, self.receipts_conn_id).note(self.site, decision.run_id, note)
             self.log.info("Submitting run %s to compute target '%s'.", decision.run_id, compute.name)
             self._to_cancel = decision.run_id
             hook.submit(

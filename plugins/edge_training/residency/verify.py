@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edge_training.exceptions import ResidencyError
 from edge_training.residency.receipt import SignedReceipt, check_chain, read_receipt
+from edge_training.residency.submitted import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +104,11 @@ def _status(verdict: Verdict) -> int:
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        yield from sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if path.is_dir():
+            # The container also has notes, which are no receipts.
+            yield from (file for file in sorted(path.rglob("*.json")) if FOLDER not in file.relative_to(path).parts)
+        else:
+            yield path
 
 
 def report(verdict: Verdict, *, pinned: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from datetime import timedelta
@@ -16,7 +17,7 @@ from edge_training.hooks.receipt_store import ReceiptStore
 from edge_training.hooks.residency_key import ResidencyKeyHook
 from edge_training.operators.grant import RevokeDataAccessOperator
 from edge_training.operators.late_audit import AuditLeftRunsOperator
-from edge_training.records import ResidencyReceipt
+from edge_training.records import BlobManifest, CodeManifest, ResidencyReceipt
 from edge_training.residency.receipt import public_key_text
 from edge_training.residency.verify import verify
 from edge_training.retries import TypedRetryPolicy
@@ -52,9 +53,12 @@ def started(residency: dict[str, Any], pipeline: Pipeline, project: Callable[[st
     """Submit a script as a run; its audit is that of a DAG run whose waiting task has failed."""
 
     def start(script: str, **options: Any) -> Audited:
-        submission = pipeline.submission("sample", project(script), experiment="failing", **options)
+        container = f"receipts-{uuid.uuid4().hex[:12]}"
+        submission = pipeline.submission(
+            "sample", project(script), experiment="failing", receipts_container=container, **options
+        )
         run: JsonObject = pipeline.value(submission)
-        audited = Audited(pipeline, run, f"receipts-{uuid.uuid4().hex[:12]}")
+        audited = Audited(pipeline, run, container)
         audited.fields = {"result": None, "experiment": "failing", "settle": timedelta(seconds=20)}
         return audited
 
@@ -175,11 +179,28 @@ def test_a_run_whose_dag_run_was_ended_whole_gets_its_receipt_later(
     comms.dag_runs_over.add(pipeline.run_id)
     assert pipeline.value(late(ended, window=timedelta(0))) == {"audited": [], "not_audited": []}
 
+    # Neither what was written down at its submission, nor what Airflow knows.
     code = comms.xcom.pop(("check_training_code", "return_value"))
-    assert pipeline.value(late(ended)) == {"audited": [], "not_audited": [ended.run_id]}
-    assert "Airflow has forgotten what their DAG run" in capsys.readouterr().out
+    assert pipeline.value(late(ended, container=f"{ended.container}-else")) == {
+        "audited": [],
+        "not_audited": [ended.run_id],
+    }
+    assert "neither the container of receipts nor Airflow knows" in capsys.readouterr().out
     comms.xcom["check_training_code", "return_value"] = code
+    # Airflow alone.
+    assert pipeline.value(late(ended, container=f"{ended.container}-else"))["audited"] == [ended.run_id]
+    (body,) = bodies(f"{ended.container}-else")
+    assert body["audit"]["result"] == "clean"
 
+
+def test_a_run_that_airflow_has_forgotten_gets_its_receipt_by_what_was_written_down_when_it_was_submitted(
+    started: Callable[..., Audited], comms: FakeComms
+) -> None:
+    ended = started(FAILS, parameters={"day": "{{ run_id }}"})
+    pipeline = ended.pipeline
+    assert wait_for_end(ended.run_id) == "Failed"
+    comms.dag_runs_over.add(pipeline.run_id)
+    comms.xcom.clear()
     assert pipeline.value(late(ended)) == {"audited": [ended.run_id], "not_audited": []}
     (body,) = bodies(ended.container)
     assert (body["run"]["id"], body["run"]["dag_run_id"], body["audit"]["result"]) == (
@@ -207,6 +228,39 @@ def test_what_is_not_accounted_for_fails_the_late_audit_once_and_templates_are_a
     (body,) = bodies(ended.container)
     assert [(row["where"], row["what"]) for row in body["audit"]["differences"]] == [("tag", "note")]
     assert pipeline.value(late(ended)) == {"audited": [], "not_audited": []}
+
+
+def test_a_run_is_audited_by_what_it_was_submitted_with_though_other_data_and_code_were_verified_since(
+    started: Callable[..., Audited],
+) -> None:
+    replaced = started(FAILS)
+    assert isinstance(replaced.pipeline.poll(replaced.result).error, RunFailedError)
+    fields = replaced.pipeline.fields
+    code, data = json.loads(json.dumps(fields["code"])), json.loads(json.dumps(fields["data"]))
+    code["files"][0]["sha256"], data["blobs"][0]["content_hash"] = "0" * 64, "md5:" + "0" * 32
+    outcome = replaced.audit(code=code, data=data)
+    assert (outcome.state, outcome.error) == ("success", None), outcome.error
+    (body,) = bodies(replaced.container)
+    assert (body["run"]["id"], body["audit"]["result"]) == (replaced.run_id, "clean")
+    assert body["data"]["fingerprint"] == BlobManifest.from_json(fields["data"]).fingerprint
+    assert body["code"]["digest"] == CodeManifest.from_json(fields["code"]).digest
+
+
+def test_what_was_written_down_and_changed_since_ends_the_audit(started: Callable[..., Audited]) -> None:
+    changed = started(FAILS)
+    assert isinstance(changed.pipeline.poll(changed.result).error, RunFailedError)
+    store = ReceiptStore(changed.container)
+    written = store.noted("test", changed.run_id)
+    assert written is not None
+    other = changed.run_id.removesuffix("1") + "2"
+    for content in (b"", b"{}", written.replace(changed.run_id.encode(), other.encode()), written[:-3]):
+        store.note("test", changed.run_id, content)
+        error = changed.audit().error
+        assert isinstance(error, ResidencyError)
+        assert f"What run {changed.run_id} was submitted with cannot be read" in str(error)
+    assert store.receipts("test") == []
+    store.note("test", changed.run_id, written)
+    assert changed.audit().error is None
 
 
 def test_without_any_run_there_is_nothing_to_audit(residency: dict[str, Any], pipeline: Pipeline) -> None:

@@ -114,15 +114,16 @@ CALLS = (
     Call("list the blobs", "GET", r"[?&]comp=list", (VERIFY,), service=BLOB),
     Call("read the schema", "GET", r"/schema\.json$", (VERIFY,), service=BLOB),
     Call("read a blob's head", "GET", r"\.csv$", (VERIFY,), service=BLOB),
-    Call("read a receipt", "GET", r"/residency-receipts/.*\.json$", (AUDIT, BUILD), service=BLOB),
-    Call("store the receipt", "PUT", r"/residency-receipts/.*\.json$", (AUDIT,), service=BLOB),
+    Call("note what the run is", "PUT", r"/residency-receipts/_submitted/", (SUBMIT,), service=BLOB),
+    Call("read a receipt", "GET", r"/residency-receipts/[a-z].*\.json$", (AUDIT, BUILD), service=BLOB),
+    Call("store the receipt", "PUT", r"/residency-receipts/[a-z].*\.json$", (AUDIT,), service=BLOB),
     Call("reach the account from the VM", "GET", r"^/[^/?]+$", (COMPUTE,), service=BLOB),
     Call("fetch a blob in the run", "GET", r"\.csv\?", (POLL,), service=BLOB),
 )
 
 # Made by the very first DAG run only, which nothing disturbs.
 ONCE = (
-    Call("make the container of receipts", "PUT", r"/residency-receipts\?", (AUDIT,), service=BLOB),
+    Call("make the container of receipts", "PUT", r"/residency-receipts\?", (SUBMIT,), service=BLOB),
     Call("make the experiment", "POST", r"/history/v1\.0/.*/experiments/[^/]+$", (SUBMIT,)),
     Call("tag what all images share", "PUT", r"/manifests/serving-[0-9a-f]+$", (PREPARE,), service=REGISTRY),
     Call("take over a layer of the base", "POST", r"/blobs/uploads/\?mount=", (BUILD,), service=REGISTRY),

@@ -49,6 +49,13 @@ def test_the_command_needs_nothing_but_python_and_cryptography_and_says_what_lef
         assert words in done.stdout
 
 
+def test_a_copy_of_the_whole_container_may_be_given_though_it_has_notes_beside_the_receipts(folder: Path) -> None:
+    (folder / "_submitted/local").mkdir(parents=True)
+    (folder / "_submitted/local/run-1.json").write_text("{}")
+    assert main(["verify", "--quiet", str(folder)]) == 0
+    assert main(["verify", "--quiet", str(folder / "_submitted/local/run-1.json")]) == 1
+
+
 @pytest.mark.parametrize("name", ["00000001.json", "00000002.json", "00000003.json"])
 def test_a_byte_that_was_changed_is_a_fault(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "local" / name
