@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -181,6 +182,35 @@ def test_a_layer_with_zstd_needs_only_the_program_of_the_host_s_distribution(
     add_zstd_program(tmp_path)
     bare = replace(bare, path=f"{tmp_path}:{host.path}")
     assert bare.run("verify", digest=digest, probe=probe(51), requests=1).value["compared"] == 2
+
+
+def test_a_try_whose_connection_broke_does_not_end_what_the_next_one_has_started(
+    host: Host, registry: Registry
+) -> None:
+    port = free_port()
+    with registry.client() as client:
+        late = push_image(client, 43, LATE="3")
+    order = {"name": "twice", "port": port, "digest": late, "probe": probe(43), "about": {}}
+    # The first one gives up while the second one waits for the image to be healthy.
+    with host.start("deploy", **order, seconds=2) as first:
+        wait_until(lambda: late in host.run("status", name="twice").value.get("instances", ()))
+        second = host.deploy("twice", port, late, 43)
+        assert first.wait(60) == 3
+    assert second.error is None, second.error
+    assert ask(port)[1]["version"] == "43"
+    (found,) = instances(host, "twice").values()
+    assert (found["running"], found["failures"]) == (True, 0)
+
+
+def test_a_deployment_that_another_command_does_not_let_go_of_is_left_alone(host: Host, images: Images) -> None:
+    assert host.deploy("held", free_port(), images[0], 1).error is None
+    before = instances(host, "held")
+    with (host.home / ".edge-training/serving/d/held/lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        error = host.deploy("held", 1, images[1], 2, seconds=-60).error
+    assert (error["kind"], error["retryable"]) == ("host", True)
+    assert "Another command has been at work on deployment 'held'" in error["message"]
+    assert instances(host, "held") == before
 
 
 def test_an_image_that_is_not_there_is_told(host: Host) -> None:

@@ -169,6 +169,15 @@ def late(audited: Audited, **options: Any) -> AuditLeftRunsOperator:
     return AuditLeftRunsOperator(task_id="audit_test", retry_policy=TypedRetryPolicy(), **fields)
 
 
+@pytest.fixture
+def ended(started: Callable[..., Audited], comms: FakeComms) -> Audited:
+    """Give a run with a template among its parameters that has failed, and whose DAG run is over."""
+    ended = started(FAILS, parameters={"day": "{{ run_id }}"})
+    assert wait_for_end(ended.run_id) == "Failed"
+    comms.dag_runs_over.add(ended.pipeline.run_id)
+    return ended
+
+
 def test_a_run_whose_dag_run_was_ended_whole_gets_its_receipt_later(
     started: Callable[..., Audited], comms: FakeComms, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,13 +203,10 @@ def test_a_run_whose_dag_run_was_ended_whole_gets_its_receipt_later(
 
 
 def test_a_run_that_airflow_has_forgotten_gets_its_receipt_by_what_was_written_down_when_it_was_submitted(
-    started: Callable[..., Audited], comms: FakeComms
+    ended: Audited, comms: FakeComms
 ) -> None:
-    ended = started(FAILS, parameters={"day": "{{ run_id }}"})
-    pipeline = ended.pipeline
-    assert wait_for_end(ended.run_id) == "Failed"
-    comms.dag_runs_over.add(pipeline.run_id)
     comms.xcom.clear()
+    pipeline = ended.pipeline
     assert pipeline.value(late(ended)) == {"audited": [ended.run_id], "not_audited": []}
     (body,) = bodies(ended.container)
     assert (body["run"]["id"], body["run"]["dag_run_id"], body["audit"]["result"]) == (
@@ -212,13 +218,8 @@ def test_a_run_that_airflow_has_forgotten_gets_its_receipt_by_what_was_written_d
     assert len(bodies(ended.container)) == 1
 
 
-def test_what_is_not_accounted_for_fails_the_late_audit_once_and_templates_are_as_they_were(
-    started: Callable[..., Audited], comms: FakeComms
-) -> None:
-    ended = started(FAILS, parameters={"day": "{{ run_id }}"})
+def test_what_is_not_accounted_for_fails_the_late_audit_once_and_templates_are_as_they_were(ended: Audited) -> None:
     pipeline = ended.pipeline
-    assert wait_for_end(ended.run_id) == "Failed"
-    comms.dag_runs_over.add(pipeline.run_id)
     from azureml.core import Run
 
     Run.get(AzureMLEvidenceHook().workspace, ended.run_id).tag("note", "somebody's")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ _LOG_TAIL = 2000
 _UNUSED_SECONDS = 3600.0
 _PUBLIC_SECONDS = 5.0
 _SECONDS_TO_END = 15.0
+_SECONDS_FOR_ANOTHER = 60.0
+_PAUSE = 0.05
 
 Order = dict[str, Any]
 
@@ -83,8 +86,11 @@ def deploy(order: Order) -> dict[str, Any]:
         ``keep``: how many earlier images stay here to go back to.
     """
     begin = time.monotonic()
-    folder = _folder(order["name"])
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(order["name"], order["seconds"] + _SECONDS_FOR_ANOTHER) as folder:
+        return {**_deploy(order, folder), "total_seconds": time.monotonic() - begin}
+
+
+def _deploy(order: Order, folder: Path) -> dict[str, Any]:
     image = _store().get(Registry(order["registry"]), order["repository"], order["digest"])
     state = _with_address(folder, order)
     supervisor = unit.start(folder, Path(sys.argv[0]))
@@ -111,7 +117,6 @@ def deploy(order: Order) -> dict[str, Any]:
         "unchanged": (state.get("active") or {}).get("digest", "") == image.digest,
         "since": since,
         "removed": removed,
-        "total_seconds": time.monotonic() - begin,
         **swap,
     }
 
@@ -171,7 +176,35 @@ def stop(order: Order) -> dict[str, Any]:
 
     :param order: ``name``.
     """
-    return {"stopped": unit.stop(_folder(order["name"]))}
+    with _alone(order["name"], _SECONDS_FOR_ANOTHER) as folder:
+        return {"stopped": unit.stop(folder)}
+
+
+@contextmanager
+def _alone(name: str, seconds: float) -> Iterator[Path]:
+    """Give a deployment's folder to one command at a time.
+
+    When the pipeline loses its connection, its command goes on here, and the next try comes while it does. Each would take what the other
+    has started for left over, and end it.
+    """
+    folder = _folder(name)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + seconds
+    with (folder / "lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise HostError(
+                        "host",
+                        f"Another command has been at work on deployment '{name}' for more than {seconds:.0f} s: is there a second "
+                        "DAG run, or a process on the host that hangs?",
+                        retryable=True,
+                    ) from None
+                time.sleep(_PAUSE)
+        yield folder
 
 
 def _digests_of_other_deployments(name: str) -> list[str]:
