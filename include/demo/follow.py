@@ -27,6 +27,7 @@ STYLES = {
 # States between which a task changes within milliseconds; a person learns nothing from them.
 UNTOLD = {"", "scheduled", "queued", "removed"}
 TRIED = {"failed", "up_for_retry"}
+ENDED = {"success", "failed"}
 LOG_TAIL_LINES = 25
 
 
@@ -79,7 +80,9 @@ class Follower:
 
     def _tell_tasks(self, tasks: list[TaskState]) -> None:
         for task in tasks:
-            if task.task_id == REMOTE_LOG_TASK and task.state:
+            # When the end of the task has been told, so has its whole log.
+            is_told = task.state in ENDED and self._told.get(task.task_id) == (task.try_number, task.state)
+            if task.task_id == REMOTE_LOG_TASK and task.state and not is_told:
                 self._tell_remote_log(task)
             self._tell_state(task)
         active = [task for task in tasks if task.state in {"running", "deferred"}]

@@ -38,7 +38,7 @@ def wait_for(what: str, found: Callable[[], Any], seconds: float = 240.0) -> Any
         value = found()
         if value:
             return value
-        time.sleep(0.5)
+        time.sleep(1)
     raise AssertionError(f"{what} did not happen within {seconds:.0f} s")
 
 

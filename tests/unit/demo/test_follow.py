@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from demo.api import TaskState
+from demo.api import LogLine, TaskState
 from demo.follow import Follower
 
 if TYPE_CHECKING:
@@ -19,12 +19,17 @@ class OneTask:
 
     def __init__(self, *seen: TaskState) -> None:
         self._seen = list(seen)
+        self.logs_read = 0
 
     def run_state(self, dag_id: str, run_id: str) -> tuple[str, float]:
         return ("success" if len(self._seen) == 1 else "running"), 3.0
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
         return [self._seen.pop(0)]
+
+    def log(self, dag_id: str, run_id: str, task: TaskState) -> list[LogLine]:
+        self.logs_read += 1
+        return [LogLine("info", f"[remote] line {number}") for number in range(1, self.logs_read + 1)]
 
 
 class Lines(list[str]):
@@ -60,3 +65,15 @@ def test_a_second_try_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     again = TaskState("slow", "running", 2, "2026-11-01T12:00:05Z", "")
     ended = TaskState("slow", "success", 2, "2026-11-01T12:00:05Z", "2026-11-01T12:00:07Z")
     assert follow(first, again, ended) == ["slow running", "slow running (try 2)", "slow success 2.0 s (try 2)"]
+
+
+def test_the_remote_log_is_told_to_its_end_and_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo.follow.POLL_SECONDS", 0.0)
+    waits = TaskState("poll_run", "deferred", 1, "2026-11-01T12:00:00Z", "")
+    ended = TaskState("poll_run", "success", 1, "2026-11-01T12:00:00Z", "2026-11-01T12:00:07Z")
+    assert follow(waits, ended, ended, ended) == [
+        "| line 1",
+        "poll_run deferred",
+        "| line 2",
+        "poll_run success 7.0 s",
+    ]
