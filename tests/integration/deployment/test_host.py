@@ -298,7 +298,9 @@ def test_stopping_leaves_no_process_and_the_next_deployment_knows_what_served(ho
     assert host.deploy("stopped", port, images[0], 1).error is None
     assert host.run("stop", name="stopped").value == {"stopped": True}
     wait_until(lambda: processes_of(host) == [], 5)
-    assert host.run("stop", name="stopped").value == {"stopped": False}
+    for name in ("stopped", "never"):
+        assert host.run("stop", name=name).value == {"stopped": False}
+    assert not (host.home / ".edge-training/serving/d/never").exists()
     found = host.deploy("stopped", port, images[1], 2).value
     assert (found["previous"], found["unchanged"]) == (images[0], False)
     state = host.run("status", name="stopped").value["state"]

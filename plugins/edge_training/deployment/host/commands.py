@@ -176,6 +176,8 @@ def stop(order: Order) -> dict[str, Any]:
 
     :param order: ``name``.
     """
+    if not _folder(order["name"]).exists():
+        return {"stopped": False}
     with _alone(order["name"], _SECONDS_FOR_ANOTHER) as folder:
         return {"stopped": unit.stop(folder)}
 
