@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import ContentSettings
@@ -14,6 +15,9 @@ from azure.storage.blob import ContentSettings
 from edge_training.exceptions import ServiceError
 from edge_training.hooks.stack_hub_blob import StackHubBlobHook
 from edge_training.residency import submitted
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _NAME = re.compile(r"(?P<site>[a-z][a-z0-9_]{0,39})/(?P<sequence>\d{8})\.json")
 _LARGEST_BYTES = 32 * 1024 * 1024
@@ -128,6 +132,27 @@ class ReceiptStore(StackHubBlobHook):
             if error.status != 404:
                 raise
             return None
+
+    def notes(self, site: str, since: datetime) -> list[str]:
+        """Return the ids of the runs that were about to be submitted, none when there is no container yet.
+
+        :param site: the site's name.
+        :param since: those that were written down before are left out.
+        :raises ServiceError: when the store cannot be asked.
+        """
+        folder = f"{submitted.FOLDER}/{site}/"
+        try:
+            with self._mapped(f"what was submitted by site '{site}', in container '{self.container}'"):
+                client = self.service().get_container_client(self.container)
+                return [
+                    blob.name.removeprefix(folder).removesuffix(".json")
+                    for blob in client.list_blobs(name_starts_with=folder)
+                    if blob.last_modified >= since
+                ]
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            return []
 
     def _write_note(self, site: str, run_id: str, content: bytes) -> None:
         name = _note_name(site, run_id)

@@ -65,16 +65,10 @@ class AuditingOperator(BaseOperator):
         self.blob_conn_id = blob_conn_id
 
     @contextmanager
-    def _auditor(
-        self,
-        hook: AzureMLEvidenceHook,
-        dag_run: tuple[str, str],
-        verified: Submitted | None,
-    ) -> Iterator[RunAuditor]:
+    def _auditor(self, hook: AzureMLEvidenceHook, verified: Submitted | None) -> Iterator[RunAuditor]:
         """Open what an audit needs besides Azure ML.
 
         :param hook: asks Azure ML.
-        :param dag_run: ids of DAG and DAG run.
         :param verified: what the DAG run had verified, and gave to its runs; ``None`` when nobody knows any more.
         """
         from edge_training.hooks.receipt_store import ReceiptStore
@@ -83,7 +77,6 @@ class AuditingOperator(BaseOperator):
 
         scope = Scope(
             site=self.site,
-            dag_run=dag_run,
             verified=verified,
             platform_files=self.platform_files,
             settle_seconds=self.settle.total_seconds(),

@@ -62,8 +62,9 @@ class AuditEgressOperator(AuditingOperator):
         runs = self._runs(hook, dag_run, result)
         if not runs:
             raise AirflowSkipException("No run of this DAG run was submitted, so there is nothing to audit.")
-        verified = Submitted(BlobManifest.from_json(self.data), CodeManifest.from_json(self.code), self.parameters)
-        with self._auditor(hook, dag_run, verified) as auditor:
+        data, code = BlobManifest.from_json(self.data), CodeManifest.from_json(self.code)
+        verified = Submitted(data, code, self.parameters, dag_run)
+        with self._auditor(hook, verified) as auditor:
             faults = list(self._audit_others(auditor, runs, result, verified))
             # What a model comes of is what this DAG run has verified, and nothing else.
             audited = None if result is None else auditor.audit(_ended(result), verified)

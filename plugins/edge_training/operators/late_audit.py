@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edge_training.airflow_state import is_dag_run_over
 from edge_training.exceptions import ResidencyError
 from edge_training.hooks.azure_ml_evidence import AzureMLEvidenceHook
-from edge_training.lineage import DAG_ID, DAG_RUN_ID, RECEIPT
+from edge_training.lineage import DAG_ID, DAG_RUN_ID, RECEIPT, SITE
 from edge_training.operators.auditing import AuditingOperator
-from edge_training.operators.run_audit import EndedRun
+from edge_training.operators.run_audit import EndedRun, lineage_of
 from edge_training.operators.submission import PARAMETERS_KEY
 from edge_training.records import BlobManifest, CodeManifest
 from edge_training.residency.submitted import Submitted
@@ -69,11 +69,11 @@ class AuditLeftRunsOperator(AuditingOperator):
         hook = AzureMLEvidenceHook(self.azure_ml_conn_id)
         audited: list[str] = []
         lost: list[str] = []
-        faults: list[str] = []
+        faults = list(self._complete_lineage(hook))
         for dag_run, runs in by_dag_run(self._left(hook)):
             ids = [run.status.run_id for run in runs]
             self.log.info("DAG run %s is over, and its runs %s have no receipt.", dag_run[1], ", ".join(ids))
-            with self._auditor(hook, dag_run, self._verified(context, dag_run)) as auditor:
+            with self._auditor(hook, self._verified(context, dag_run)) as auditor:
                 for run in runs:
                     done = self._audit(auditor, run)
                     (lost if done is None else audited).append(run.status.run_id)
@@ -84,11 +84,36 @@ class AuditLeftRunsOperator(AuditingOperator):
             raise ResidencyError("\n".join(faults))
         return {"audited": audited, "not_audited": lost}
 
+    def _complete_lineage(self, hook: AzureMLEvidenceHook) -> Iterator[str]:
+        """Write the lineage of runs whose worker was killed before it could, and whom no task has claimed since; yield what to fail with.
+
+        The SDK sends a run and its tags in two requests; without them nobody would find the run. It was written down before it was sent.
+        """
+        from edge_training.hooks.receipt_store import ReceiptStore
+
+        store, site = ReceiptStore(self.container, self.blob_conn_id), {SITE: self.site}
+        told = {run.status.run_id for run in hook.ended_runs(site, self.experiment)}
+        told |= {run.status.run_id for run in hook.runs_tagged(site, self.experiment)}
+        for run_id in store.notes(self.site, datetime.now(UTC) - self.window):
+            note = None if run_id in told or hook.find_run(run_id) is None else store.noted(self.site, run_id)
+            if note is None:
+                continue
+            try:
+                lineage = lineage_of(self.site, run_id, Submitted.from_bytes(note, run_id))
+            except ResidencyError as error:
+                yield str(error)
+                continue
+            self.log.warning(
+                "Run %s has no lineage: the task that submitted it was killed before it could write it. Writing it now.",
+                run_id,
+            )
+            hook.tag_run(run_id, lineage)
+
     def _left(self, hook: AzureMLEvidenceHook) -> list[ListedRun]:
         since = (datetime.now(UTC) - self.window).isoformat()
         return [
             run
-            for run in hook.ended_runs({"site": self.site}, self.experiment)
+            for run in hook.ended_runs({SITE: self.site}, self.experiment)
             if RECEIPT not in run.tags and run.created >= since and DAG_ID in run.tags and DAG_RUN_ID in run.tags
         ]
 
@@ -98,7 +123,7 @@ class AuditLeftRunsOperator(AuditingOperator):
         if not data or not code:
             return None
         parameters = self._told(context, dag_run, self.submission_task_id, PARAMETERS_KEY) or self.parameters
-        return Submitted(BlobManifest.from_json(data), CodeManifest.from_json(code), parameters)
+        return Submitted(BlobManifest.from_json(data), CodeManifest.from_json(code), parameters, dag_run)
 
     @staticmethod
     def _told(context: Context, dag_run: tuple[str, str], task_id: str, key: str = "return_value") -> Any:

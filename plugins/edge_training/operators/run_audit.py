@@ -77,7 +77,6 @@ class Scope:
     """What the audits of all runs of a DAG run have in common.
 
     :param site: the site's name.
-    :param dag_run: ids of DAG and DAG run.
     :param verified: what the DAG run had verified, and gave to its runs; ``None`` when nobody knows any more.
     :param platform_files: patterns of further files that the platform writes.
     :param settle_seconds: how long things that are missing may still arrive.
@@ -85,7 +84,6 @@ class Scope:
     """
 
     site: str
-    dag_run: tuple[str, str]
     verified: Submitted | None
     platform_files: tuple[str, ...]
     settle_seconds: float
@@ -142,7 +140,7 @@ class RunAuditor:
         found = self._compare(expected)
         facts = statement(
             site=scope.site,
-            run=self._facts(run, expected.record),
+            run=_facts(run, expected.record, submitted),
             data=submitted.data,
             code=submitted.code,
             record=expected.record,
@@ -156,7 +154,7 @@ class RunAuditor:
 
     def _expected(self, run: EndedRun, submitted: Submitted) -> Expected:
         """Put together what may be there: from the tasks before, and from the gate's record on the VM."""
-        scope, data, code = self._scope, submitted.data, submitted.code
+        scope, data = self._scope, submitted.data
         home = self._vm.home()
         content = read_kept(self._vm, home, f"{run.run_id}.json")
         if not content and run.state == COMPLETED:
@@ -170,24 +168,14 @@ class RunAuditor:
             raise ResidencyError(
                 f"Run {run.run_id} was for data {record.fingerprint}, verified was {data.fingerprint}. Nothing is registered."
             )
-        dag_id, dag_run_id = scope.dag_run
-        tags = run_lineage(
-            site=scope.site,
-            data=data,
-            code=code,
-            dag_id=dag_id,
-            dag_run_id=dag_run_id,
-            run_id=run.run_id,
-            attempt=attempt_of(run.run_id),
-        )
-        path = grants.grant_path(home, grants.grant_name(dag_id, dag_run_id))
+        path = grants.grant_path(home, grants.grant_name(*submitted.dag_run))
         return Expected(
             run_id=run.run_id,
-            code=code,
+            code=submitted.code,
             record=record,
             record_content=content,
             kept_log=b"" if run.state == COMPLETED else read_kept(self._vm, home, f"{run.run_id}.log"),
-            tags=tags,
+            tags=lineage_of(scope.site, run.run_id, submitted),
             arguments=tuple(run_arguments(path, data.fingerprint, submitted.parameters)),
             receipts=frozenset(receipt.digest for receipt in self.receipts(run.run_id)),
             rules=PlatformRules((*PLATFORM_FILES, *scope.platform_files)),
@@ -204,20 +192,6 @@ class RunAuditor:
                 return found
             self._log.info("%d things are not there yet; looking again.", len(found.differences))
             time.sleep(SETTLE_PAUSE_SECONDS)
-
-    def _facts(self, run: EndedRun, record: GateRecord) -> dict[str, Any]:
-        dag_id, dag_run_id = self._scope.dag_run
-        code, message = record.error
-        failure = {"error": {"code": code, "message_sha256": message}} if run.state != COMPLETED else {}
-        return {
-            "id": run.run_id,
-            "experiment": run.experiment,
-            "state": run.state,
-            "attempt": attempt_of(run.run_id),
-            "dag_id": dag_id,
-            "dag_run_id": dag_run_id,
-            **failure,
-        }
 
     def _fault(self, run: EndedRun, found: Audit, record: GateRecord) -> str:
         """Say what was found, and return what to fail with when anything is not accounted for."""
@@ -277,6 +251,25 @@ def read_kept(vm: TrainingVMHook, home: str, name: str) -> bytes:
     return content
 
 
+def lineage_of(site: str, run_id: str, submitted: Submitted) -> dict[str, str]:
+    """Return the lineage that a run must carry.
+
+    :param site: the site's name.
+    :param run_id: the run's id.
+    :param submitted: what it was submitted with.
+    """
+    dag_id, dag_run_id = submitted.dag_run
+    return run_lineage(
+        site=site,
+        data=submitted.data,
+        code=submitted.code,
+        dag_id=dag_id,
+        dag_run_id=dag_run_id,
+        run_id=run_id,
+        attempt=attempt_of(run_id),
+    )
+
+
 def attempt_of(run_id: str) -> int:
     """Return the attempt that a run's id ends with.
 
@@ -291,3 +284,18 @@ def attempt_of(run_id: str) -> int:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+def _facts(run: EndedRun, record: GateRecord, submitted: Submitted) -> dict[str, Any]:
+    dag_id, dag_run_id = submitted.dag_run
+    code, message = record.error
+    failure = {"error": {"code": code, "message_sha256": message}} if run.state != COMPLETED else {}
+    return {
+        "id": run.run_id,
+        "experiment": run.experiment,
+        "state": run.state,
+        "attempt": attempt_of(run.run_id),
+        "dag_id": dag_id,
+        "dag_run_id": dag_run_id,
+        **failure,
+    }

@@ -129,7 +129,7 @@ class TrainingRunOperator(BaseOperator):
                     data, self.grant_lifetime, dag_run, self.training_vm_conn_id, self.blob_conn_id, self.log
                 )
             # Before it is sent: whatever happens then, it can be audited.
-            note = Submitted(data, code, self.parameters).to_bytes(decision.run_id)
+            note = Submitted(data, code, self.parameters, dag_run).to_bytes(decision.run_id)
             ReceiptStore(self.receipts_container, self.receipts_conn_id).note(self.site, decision.run_id, note)
             self.log.info("Submitting run %s to compute target '%s'.", decision.run_id, compute.name)
             self._to_cancel = decision.run_id

@@ -28,11 +28,13 @@ class Submitted:
     :param data: the blobs that it may train on.
     :param code: the files of its snapshot.
     :param parameters: what the script was given.
+    :param dag_run: ids of the DAG and the DAG run that submitted it.
     """
 
     data: BlobManifest
     code: CodeManifest
     parameters: Mapping[str, Any]
+    dag_run: tuple[str, str]
 
     def to_bytes(self, run_id: str) -> bytes:
         """Return the note of a run, JSON.
@@ -45,6 +47,7 @@ class Submitted:
             "data": self.data.to_json(),
             "code": self.code.to_json(),
             "parameters": dict(self.parameters),
+            "dag_run": list(self.dag_run),
         }
         return json.dumps(note, sort_keys=True, indent=1).encode()
 
@@ -58,8 +61,12 @@ class Submitted:
         """
         try:
             note = json.loads(content)
+            dag_id, dag_run_id = note["dag_run"]
             found = cls(
-                BlobManifest.from_json(note["data"]), CodeManifest.from_json(note["code"]), dict(note["parameters"])
+                data=BlobManifest.from_json(note["data"]),
+                code=CodeManifest.from_json(note["code"]),
+                parameters=dict(note["parameters"]),
+                dag_run=(str(dag_id), str(dag_run_id)),
             )
             is_its_own = (note["version"], note["run_id"]) == (VERSION, run_id)
         except (ValueError, TypeError, KeyError, RecursionError, ConfigurationError):

@@ -23,7 +23,7 @@ from edge_training.residency.verify import verify
 from edge_training.retries import TypedRetryPolicy
 from tests.integration.residency.conftest import GOOD, Audited
 from tests.integration.training.conftest import SCRIPTS, Pipeline
-from tests.integration.training.test_runs import wait_for_end
+from tests.integration.training.test_runs import remove_tags, wait_for_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +169,12 @@ def late(audited: Audited, **options: Any) -> AuditLeftRunsOperator:
     return AuditLeftRunsOperator(task_id="audit_test", retry_policy=TypedRetryPolicy(), **fields)
 
 
+def assert_one_clean_receipt(ended: Audited) -> None:
+    (body,) = bodies(ended.container)
+    about = (body["run"]["id"], body["run"]["dag_run_id"], body["audit"]["result"])
+    assert about == (ended.run_id, ended.pipeline.run_id, "clean")
+
+
 @pytest.fixture
 def ended(started: Callable[..., Audited], comms: FakeComms) -> Audited:
     """Give a run with a template among its parameters that has failed, and whose DAG run is over."""
@@ -208,14 +214,29 @@ def test_a_run_that_airflow_has_forgotten_gets_its_receipt_by_what_was_written_d
     comms.xcom.clear()
     pipeline = ended.pipeline
     assert pipeline.value(late(ended)) == {"audited": [ended.run_id], "not_audited": []}
-    (body,) = bodies(ended.container)
-    assert (body["run"]["id"], body["run"]["dag_run_id"], body["audit"]["result"]) == (
-        ended.run_id,
-        pipeline.run_id,
-        "clean",
-    )
+    assert_one_clean_receipt(ended)
     assert pipeline.value(late(ended)) == {"audited": [], "not_audited": []}
     assert len(bodies(ended.container)) == 1
+
+
+def test_a_run_whose_worker_was_killed_before_it_wrote_its_lineage_gets_lineage_and_receipt_later(
+    ended: Audited, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline, hook = ended.pipeline, AzureMLEvidenceHook()
+    told = dict(hook.look_up(ended.run_id).tags)
+    remove_tags(ended.run_id, list(told))
+    # Another one was written down and never sent.
+    store = ReceiptStore(ended.container)
+    store.note("test", ended.run_id.removesuffix("1") + "2", b"{}")
+    assert hook.ended_runs({"site": "test", "dag_run_id": pipeline.run_id}, "failing") == []
+    assert pipeline.value(late(ended)) == {"audited": [ended.run_id], "not_audited": []}
+    assert f"Run {ended.run_id} has no lineage" in capsys.readouterr().out
+    assert_one_clean_receipt(ended)
+    tags = hook.look_up(ended.run_id).tags
+    assert told.items() <= tags.items()
+    assert set(tags) - set(told) == {"residency_receipt"}
+    assert pipeline.value(late(ended)) == {"audited": [], "not_audited": []}
+    assert "has no lineage" not in capsys.readouterr().out
 
 
 def test_what_is_not_accounted_for_fails_the_late_audit_once_and_templates_are_as_they_were(ended: Audited) -> None:
