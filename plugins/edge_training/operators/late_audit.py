@@ -92,12 +92,13 @@ class AuditLeftRunsOperator(AuditingOperator):
         from edge_training.hooks.receipt_store import ReceiptStore
 
         store, site = ReceiptStore(self.container, self.blob_conn_id), {SITE: self.site}
-        told = {run.status.run_id for run in hook.ended_runs(site, self.experiment)}
-        told |= {run.status.run_id for run in hook.runs_tagged(site, self.experiment)}
+        # In this order, so that one that ends in between is among the later ones.
+        told = {run.status.run_id for run in hook.runs_tagged(site, self.experiment)}
+        told |= {run.status.run_id for run in hook.ended_runs(site, self.experiment)}
         for run_id in store.notes(self.site, datetime.now(UTC) - self.window):
-            note = None if run_id in told or hook.find_run(run_id) is None else store.noted(self.site, run_id)
-            if note is None:
+            if run_id in told or hook.find_run(run_id) is None or SITE in hook.look_up(run_id).tags:
                 continue
+            note = store.noted(self.site, run_id) or b""
             try:
                 lineage = lineage_of(self.site, run_id, Submitted.from_bytes(note, run_id))
             except ResidencyError as error:
