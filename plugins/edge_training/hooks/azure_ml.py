@@ -21,6 +21,7 @@ from edge_training.hooks import azure_ml_calls as calls
 from edge_training.hooks.azure_ml_records import last_numbers
 from edge_training.hooks.azure_ml_workspace import EXTRAS, AzureMLWorkspaceHook
 from edge_training.hooks.retrying import NO_PATIENCE
+from edge_training.lineage import RUN_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -284,24 +285,48 @@ class AzureMLHook(AzureMLWorkspaceHook):
 
     # Models
 
-    def find_model(self, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
-        """Return the newest version of a model that carries all these tags, or ``None``.
+    def model_of_run(self, name: str, run_id: str) -> ModelVersion | None:
+        """Return the version of a model that a run has, or ``None``.
+
+        Two tries of a task may be at work at once: Airflow starts the next one when it has lost sight of one that goes on. Each may then
+        have looked before the other registered. The first version counts; a later one is deleted, whichever try sees it.
 
         :param name: the model's name.
-        :param tags: tags and their values.
-        :raises ServiceError: when Azure ML cannot be asked.
+        :param run_id: the run's id.
+        :raises ServiceError: when Azure ML refuses or cannot be asked.
         """
         found = self._call(
-            f"look for a version of model '{name}'", lambda workspace: calls.find_models(workspace, name, tags)
+            f"look for the version of model '{name}' that run '{run_id}' has",
+            lambda workspace: calls.find_models(workspace, name, {RUN_ID: run_id}),
         )
-        return found[0] if found else None
+        if not found:
+            return None
+        *later, first = found
+        for version in later:
+            self.log.warning(
+                "Model %s is of run %s, which has %s already: two tries of the task registered at once. Deleting it.",
+                version.model_id,
+                run_id,
+                first.model_id,
+            )
+            try:
+                self._call(
+                    f"delete model '{version.model_id}'",
+                    partial(calls.delete_model, name=name, version=version.version),
+                )
+            except ServiceError as error:
+                # The other try sees both versions, too.
+                if error.status != requests.codes.not_found:
+                    raise
+        return first
 
     def register_model(
         self, *, run_id: str, name: str, path: str, tags: Mapping[str, str], properties: Mapping[str, str]
     ) -> ModelVersion:
         """Register a file of a run as the next version of a model.
 
-        Registering twice would make two versions. When an answer was lost, the version is looked for before it is sent again.
+        Registering twice would make two versions. When an answer was lost, the version is looked for before it is sent again; and when it
+        was registered, whether another try has done the same meanwhile.
 
         :param run_id: the run's id.
         :param name: the model's name.
@@ -317,14 +342,15 @@ class AzureMLHook(AzureMLWorkspaceHook):
             if sent:
                 made = calls.find_models(workspace, name, run_id=run_id)
                 if made:
-                    self.log.info("Model %s was registered by the request whose answer was lost.", made[0].model_id)
-                    return made[0]
+                    self.log.info("Model %s was registered by the request whose answer was lost.", made[-1].model_id)
+                    return made[-1]
             sent = True
             return calls.register_model(
                 workspace, run_id=run_id, name=name, path=path, tags=tags, properties=properties
             )
 
-        return self._call(f"register '{path}' of run '{run_id}' as a version of model '{name}'", register)
+        registered = self._call(f"register '{path}' of run '{run_id}' as a version of model '{name}'", register)
+        return self.model_of_run(name, run_id) or registered
 
     def download_artifact(self, run_id: str, name: str, target: Path) -> Path:
         """Download one file of a run.

@@ -148,6 +148,16 @@ def register_model(
     return model_version(registered)
 
 
+def delete_model(workspace: Any, *, name: str, version: int) -> bool:
+    """Delete a version of a model, and tell whether it was there."""
+    from azureml.core import Model
+
+    found = [model for model in Model.list(workspace, name=name, expand=False) if model.version == version]
+    for model in found:
+        model.delete()
+    return bool(found)
+
+
 def download_model(workspace: Any, name: str, version: int, target: Path) -> str:
     """Download the file of a model version into a folder, and return where it is."""
     from azureml.core import Model

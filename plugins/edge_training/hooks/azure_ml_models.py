@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edge_training.hooks import azure_ml_calls as calls
 from edge_training.hooks.azure_ml import AzureMLHook
 
 if TYPE_CHECKING:
@@ -60,14 +62,9 @@ class ModelTagsHook(AzureMLHook):
         :param name: the model's name.
         :param version: the version.
         """
-
-        def delete(workspace: Any) -> bool:
-            found = [model for model in _listed(workspace, name) if model.version == version]
-            for model in found:
-                model.delete()
-            return bool(found)
-
-        return self._call(f"delete version {version} of model '{name}'", delete)
+        return self._call(
+            f"delete version {version} of model '{name}'", partial(calls.delete_model, name=name, version=version)
+        )
 
 
 def _listed(workspace: Any, name: str) -> Sequence[Any]:

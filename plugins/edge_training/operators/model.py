@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 from edge_training.airflow_state import is_dag_run_over
 from edge_training.exceptions import EdgeTrainingError, ModelGateError, ResidencyError
 from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
-from edge_training.lineage import RECEIPT, RUN_ID, model_lineage
+from edge_training.lineage import RECEIPT, model_lineage
 from edge_training.links import ModelLink
 from edge_training.operators.leftovers import settle_versions
 from edge_training.records import BlobManifest, CodeManifest, ResidencyReceipt, RunResult
@@ -108,7 +108,7 @@ class RegisterModelOperator(BaseOperator):
             )
         hook = AzureMLVersionsHook(self.azure_ml_conn_id)
         self._settle_earlier(hook)
-        found = hook.find_model(self.model_name, {RUN_ID: result.run_id})
+        found = hook.model_of_run(self.model_name, result.run_id)
         if found is not None:
             self.log.info("Model %s of run %s is registered already.", found.model_id, result.run_id)
             return found.to_json()

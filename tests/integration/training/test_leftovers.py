@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +14,7 @@ import pytest
 
 from edge_training import grants
 from edge_training.exceptions import ServiceError
+from edge_training.hooks import azure_ml_calls as calls
 from edge_training.hooks.azure_ml import AzureMLHook
 from edge_training.hooks.azure_ml_versions import AzureMLVersionsHook
 from edge_training.hooks.container_registry import ContainerRegistryHook
@@ -135,6 +138,59 @@ def test_a_version_whose_dag_run_ended_without_an_image_is_marked_once_and_compl
     assert ModelVersion.from_json(pipeline.value(register)).model_id == version.model_id
     assert (tags_of(version)["image"], tags_of(version)["incomplete"]) == (digest, "")
     assert swept() == nothing
+
+
+def test_of_two_tries_that_register_at_once_the_first_counts_and_the_other_version_is_deleted(
+    pipeline: Pipeline, project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = registration(pipeline, project)
+    run_id = str(register.result["run_id"])
+    both, send = threading.Barrier(2), calls.register_model
+
+    def when_the_other_has_looked(*words: Any, **named: Any) -> ModelVersion:
+        both.wait(60)
+        return send(*words, **named)
+
+    monkeypatch.setattr(calls, "register_model", when_the_other_has_looked)
+
+    def one_try() -> ModelVersion:
+        return AzureMLHook().register_model(
+            run_id=run_id, name="at-once", path="outputs/model.onnx", tags={"run_id": run_id}, properties={}
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        made = [task.result() for task in [pool.submit(one_try), pool.submit(one_try)]]
+    assert made[0] == made[1]
+    assert AzureMLVersionsHook().versions("at-once", {}) == [made[0]]
+    assert made[0].version == 1
+
+
+def test_a_second_version_of_a_run_whose_try_was_killed_is_deleted_by_whoever_comes_next(
+    pipeline: Pipeline, project: MakeProject, comms: FakeComms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register = registration(pipeline, project)
+    first = ModelVersion.from_json(pipeline.value(register))
+
+    def register_once_more() -> None:
+        workspace = AzureMLHook().workspace
+        again = calls.register_model(
+            workspace, run_id=first.run_id, name=MODEL, path="outputs/model.onnx", tags=first.tags, properties={}
+        )
+        assert again.version > first.version
+
+    def of_the_run() -> list[ModelVersion]:
+        return AzureMLVersionsHook().versions(MODEL, {"run_id": first.run_id})
+
+    register_once_more()
+    assert ModelVersion.from_json(pipeline.value(register)) == first
+    assert "two tries of the task registered at once" in capsys.readouterr().out
+    assert [one.version for one in of_the_run()] == [first.version]
+
+    register_once_more()
+    comms.dag_runs_over.add(pipeline.run_id)
+    pipeline.value(sweep(experiment="left"))
+    assert [one.version for one in of_the_run()] == [first.version]
+    assert pipeline.run_id in tags_of(first)["incomplete"]
 
 
 def test_a_model_is_registered_also_when_earlier_ones_cannot_be_settled(

@@ -78,7 +78,7 @@ def test_a_run_is_submitted_once_registered_once_and_found_by_every_later_try(
     short = pipeline.run(RegisterModelOperator(**fields, minimum_metrics={"accuracy": 0.9})).error
     assert isinstance(short, ModelGateError)
     hook = AzureMLHook()
-    assert hook.find_model("sample", {"run_id": result.run_id}) is None
+    assert hook.model_of_run("sample", result.run_id) is None
 
     model = ModelVersion.from_json(pipeline.value(RegisterModelOperator(**fields)))
     again = ModelVersion.from_json(pipeline.run(RegisterModelOperator(**fields), try_number=2).value)
@@ -133,7 +133,7 @@ def test_a_script_that_goes_wrong_fails_the_task_with_its_own_error_and_register
     assert outcome.error.run_id == run["run_id"]
     assert said in str(outcome.error)
     assert run["portal_url"] in str(outcome.error)
-    assert AzureMLHook().find_model("sample", {"run_id": run["run_id"]}) is None
+    assert AzureMLHook().model_of_run("sample", run["run_id"]) is None
 
 
 def test_after_a_run_that_failed_a_retry_submits_the_next_attempt(pipeline: Pipeline, project: MakeProject) -> None:

@@ -150,7 +150,7 @@ CALLS: dict[str, Callable[[Caller], Any]] = {
     "metrics": lambda on: on.hook.metrics(on.ground.ended),
     "artifacts": lambda on: on.hook.artifacts(on.ground.ended),
     "cancel": lambda on: on.hook.cancel(on.ground.ended),
-    "find_model": lambda on: on.hook.find_model("faults", {"run_id": on.ground.ended}),
+    "model_of_run": lambda on: on.hook.model_of_run("faults", on.ground.ended),
     "register_model": lambda on: register(on.hook, on.ground.ended, "faults"),
     "download_artifact": lambda on: on.hook.download_artifact(
         on.ground.ended, "outputs/model.onnx", on.folder / "model"
@@ -280,7 +280,7 @@ def test_a_model_whose_registration_lost_its_answer_is_registered_once(
     control.fault("lost_response", "/modelmanagement/v1.0/.+/models$", method="POST")
     model = register(hook, ground.ended, "answer-lost")
     assert (model.version, model.run_id) == (1, ground.ended)
-    assert hook.find_model("answer-lost", {"run_id": ground.ended}) == model
+    assert hook.model_of_run("answer-lost", ground.ended) == model
     assert len([one for one in control.requests("/models$") if one["method"] == "POST"]) == 1
 
 
