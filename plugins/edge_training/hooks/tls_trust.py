@@ -1,7 +1,7 @@
 """TLS for many short connections: what the organisation trusts is read once, not for each connection.
 
-``requests`` hands the name of a file to each new connection, which reads all certificates in it (20 ms for 145 of them, which is most of
-what a short task of the pipeline would do). Here connections share one context per file. A fork has those of its parent.
+``requests`` hands the name of a file to each new connection, which reads all certificates in it (20 ms for 145 of them). Here connections
+share one context per file. A fork has those of its parent.
 """
 
 from __future__ import annotations

@@ -103,13 +103,17 @@ def settle_versions(
     """
     settled = Settled()
     name, repository = model
-    for version in hook.versions(name, {"site": site}):
+    versions = hook.versions(name, {"site": site})
+    # Newest first, so that the first one of each run is what stays.
+    first_of_run = {version.run_id: version.version for version in versions}
+    for version in versions:
         dag_id, dag_run_id = version.tags.get(DAG_ID), version.tags.get(DAG_RUN_ID)
         if IMAGE in version.tags or not dag_id or not dag_run_id or not is_over(dag_id, dag_run_id):
             continue
-        first = hook.model_of_run(name, version.run_id)
-        if first is not None and first.version != version.version:
-            continue  # deleted: two tries registered it at once, and the one that did so later was killed then
+        if version.run_id and first_of_run[version.run_id] != version.version:
+            # Two tries registered it at once, and the one that did so later was killed then.
+            hook.model_of_run(name, version.run_id)
+            continue
         digest = image_of(registry, repository, version)
         if digest:
             log.info("Model %s: completing it with its image %s.", version.model_id, digest)
