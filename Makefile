@@ -3,7 +3,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 
 # Airflow's processes compile every module again at each start when Python may not keep what it compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,8 +31,9 @@ down: ## Stop exactly what `make demo` started; models, images and logs are kept
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m demo down; else echo "Nothing is installed here, so nothing runs."; fi
 
 .PHONY: test
-test: setup lint ## Check and test everything; starts and stops all it needs.
-	@$(PYTHON) -m pytest tests/unit tests/dags -n $(TEST_PROCESSES) -q
+test: setup ## Check and test everything; starts and stops all it needs.
+# Side by side, for mypy keeps but one processor busy.
+	@$(MAKE) --no-print-directory --jobs 2 lint test-unit
 	@$(PYTHON) -m pytest tests/integration tests/system -n $(TEST_PROCESSES) --dist loadfile -q
 	@$(PYTHON) -m pytest tests/system/test_chaos.py -m chaos -q
 

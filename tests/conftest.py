@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import tempfile
 import threading
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 # Whoever starts the tests in a script's background hands them a SIGINT that is ignored, and they hand it on to what they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Importing Airflow and the SDKs makes hundreds of thousands of objects that stay; by default Python would look through them all the time.
+gc.set_threshold(50_000)
 
 
 def _set_daemon(self: threading.Thread, daemonic: bool) -> None:

@@ -1,4 +1,8 @@
-"""Measures what a task pays to have the SDKs, alone and as the fork of a process that has them: `python -m demo.bench_preload`."""
+"""Measures what tasks and processes of Airflow save by what `demo.preloaded` does: `python -m demo.bench_preload`.
+
+First what a task pays to have the SDKs, alone and as the fork of a process that has them. Then what rarer garbage collections save of a
+triggerer's start.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from demo.preloaded import MODULES
+from demo.preloaded import MODULES, NEW_OBJECTS
 
 ROUNDS = 5
 # What speaks with Azure ML in one DAG run, poll_run twice: before and after it is deferred.
@@ -36,10 +40,30 @@ for name in sys.argv[1:]:
 print(time.perf_counter() - begin)
 """
 
+# All that a triggerer does before its first trigger; the argument is how often garbage is looked for.
+START = """
+import gc, sys, time
+gc.set_threshold(int(sys.argv[1]))
+from demo import preloaded
+preloaded.preload()
+preloaded.prepare_answers()
+print(time.process_time())
+"""
+BY_DEFAULT = 700
+
 
 def alone() -> float:
     """Return the seconds that a process of its own takes to import."""
     done = subprocess.run([sys.executable, "-c", ALONE, *MODULES], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def start(new_objects: int) -> float:
+    """Return the seconds of processor time of a triggerer's start.
+
+    :param new_objects: after how many of them Python looks for garbage.
+    """
+    done = subprocess.run([sys.executable, "-c", START, str(new_objects)], capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
@@ -66,10 +90,18 @@ def main() -> None:
         for name in MODULES:
             importlib.import_module(name)
         after = statistics.median(forked() for _ in range(ROUNDS))
+        pairs = [(start(BY_DEFAULT), start(NEW_OBJECTS)) for _ in range(ROUNDS)]
+        often, rarely = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(f"a process that imports the SDKs itself      {before:7.3f} s")
     print(f"a fork of one that has imported them        {after:7.3f} s   ({before / after:.0f} times less)")
     print(
         f"in the {len(TASKS)} task processes of a DAG run       {len(TASKS) * before:7.1f} s before, {len(TASKS) * after:.1f} s after"
+    )
+    print(
+        f"a triggerer's start, processor time         {often:7.3f} s with Python's {BY_DEFAULT} new objects between collections"
+    )
+    print(
+        f"                                            {rarely:7.3f} s with {NEW_OBJECTS:,} ({1 - rarely / often:.0%} less)"
     )
 
 

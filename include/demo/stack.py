@@ -38,7 +38,7 @@ FIRST_SIGNAL_SECONDS = 10.0
 # Without --skip-serve-logs, scheduler and triggerer serve the logs of tasks on all of the machine's addresses. On one machine
 # nobody needs that: the API server reads the same files.
 COMMANDS = {
-    API_SERVER: ("airflow", "api-server"),
+    API_SERVER: ("demo.preloaded", "api-server"),
     "airflow-scheduler": ("demo.preloaded", "scheduler", "--skip-serve-logs"),
     "airflow-dag-processor": ("demo.preloaded", "dag-processor"),
     TRIGGERER: ("demo.preloaded", "triggerer", "--skip-serve-logs"),
