@@ -11,6 +11,9 @@ from edge_training.exceptions import ServiceError
 SERVICE = "container registry"
 REFUSED = frozenset({requests.codes.unauthorized, requests.codes.forbidden})
 INSUFFICIENT_STORAGE = "INSUFFICIENT_STORAGE"
+# A manifest is sent when all that it names is there. That the registry does not see it passes: the distribution registry empties the file
+# that tells of a part for a moment when somebody else sends the same part, and what was collected as garbage is sent again by the next try.
+PART_UNSEEN = "MANIFEST_BLOB_UNKNOWN"
 # What registries say when their disk or quota is full, under a status that is also used for what may pass: the distribution registry
 # answers 500 with the number of "no space left on device".
 _FULL = re.compile(r"no space left|insufficient.storage|quota.{0,20}exceed|\"Err\":\s*28\b", re.IGNORECASE)
@@ -43,7 +46,8 @@ def from_response(registry: str, response: requests.Response, doing: str) -> Ser
     :param response: its answer.
     :param doing: what was tried.
     """
-    code, message = first_error(response)
+    said = errors_of(response)
+    code, message = next((one for one in said if one[0] == PART_UNSEEN), said[0] if said else ("", ""))
     if is_full(response):
         return ServiceError(
             f"Registry {registry} has no room left (HTTP {response.status_code}) while {doing}. Nothing points at what was sent so "
@@ -53,12 +57,13 @@ def from_response(registry: str, response: requests.Response, doing: str) -> Ser
             code=INSUFFICIENT_STORAGE,
             retryable=False,
         )
-    said = f": {code} {message}".rstrip() if code or message else ""
+    told = f": {code} {message}".rstrip() if code or message else ""
     return ServiceError(
-        f"Registry {registry} answered HTTP {response.status_code} while {doing}{said}.",
+        f"Registry {registry} answered HTTP {response.status_code} while {doing}{told}.",
         service=SERVICE,
         status=response.status_code,
         code=code or None,
+        retryable=True if code == PART_UNSEEN else None,
     )
 
 
@@ -72,16 +77,16 @@ def is_full(response: requests.Response) -> bool:
     return response.status_code >= requests.codes.server_error and bool(_FULL.search(response.text[:4000]))
 
 
-def first_error(response: requests.Response) -> tuple[str, str]:
-    """Return code and message of the first error in a registry's answer, each ``""`` when there is none.
+def errors_of(response: requests.Response) -> list[tuple[str, str]]:
+    """Return code and message of each error in a registry's answer; none when it is no such answer.
 
     :param response: the answer.
     """
     try:
-        errors = response.json()["errors"]
-        return str(errors[0].get("code") or ""), str(errors[0].get("message") or "")[:300]
+        told = response.json()["errors"]
+        return [(str(error.get("code") or ""), str(error.get("message") or "")[:300]) for error in told]
     except (ValueError, LookupError, TypeError, AttributeError, requests.RequestException):
-        return "", ""
+        return []
 
 
 def from_exception(registry: str, error: requests.RequestException, doing: str, ca: str | None) -> ServiceError:

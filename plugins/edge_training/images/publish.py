@@ -89,7 +89,7 @@ class RegistryPublisher:
         try:
             self._client.put_manifest(self._repository, tag, image.manifest, OCI_MANIFEST)
         except ServiceError as error:
-            if before and error.status in _KEPT:
+            if before and error.status in _KEPT and not error.retryable:
                 raise ImageError(
                     f"Tag '{tag}' of {self._client.registry}/{self._repository} is kept at {before} (HTTP {error.status}). "
                     f"The new image is there by its digest, {image.digest}. Unlock the tag, or choose another one."

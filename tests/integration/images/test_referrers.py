@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_training.exceptions import ImageError, ServiceError
-from edge_training.images.media_types import OCI_EMPTY, OCI_INDEX, Descriptor
+from edge_training.images.media_types import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Descriptor
 from edge_training.images.publish import RegistryPublisher
 from edge_training.images.referrers import RECEIPT, SBOM, Attachment, fallback_tag, find_referrers
+from edge_training.images.transport import Patience
 from tests.integration.images.fault_proxy import Fault, FaultProxy
 from tests.integration.images.support import push_base
 from tests.integration.images.test_publish_and_pull import build
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from edge_training.images.compose import ComposedImage
     from edge_training.images.registry import RegistryClient
+    from tests.integration.images.support import Registry
 
 BILL = Attachment(SBOM, "bill.json", b'{"bomFormat":"CycloneDX"}')
 RESIDENCY = Attachment(RECEIPT, "receipt.json", b'{"receipt":{}}')
@@ -95,6 +99,55 @@ def test_no_tag_points_at_an_image_whose_documents_are_not_attached(proxy: Fault
         publisher.publish(image, "v1", (BILL,))
         assert client.find_digest("attached/half", "v1") == image.digest
         assert len(find_referrers(client, "attached/half", image.digest)) == 1
+
+
+def test_a_second_sender_of_the_same_document_does_not_disturb_the_first(registry: Registry, tmp_path: Path) -> None:
+    # The registry empties the file that tells of a manifest before it writes it anew: about one list in sixteen was refused by that.
+    patient = Patience(tries=10, first_wait=0.01, longest_wait=0.05)
+    with registry.client(patience=patient) as client, registry.client() as other:
+        image = make(client, tmp_path, "attached/twice")
+        RegistryPublisher(client, "attached/twice").publish(image, "v1", (BILL,))
+        listed, body = BILL.listed(image.descriptor)["digest"], BILL.manifest(image.descriptor)
+        index = client.find_manifest("attached/twice", fallback_tag(image.digest))
+        assert index is not None
+        over = threading.Event()
+
+        def send_again() -> int:
+            times = 0
+            while not over.is_set():
+                other.put_manifest("attached/twice", listed, body, OCI_MANIFEST)
+                times += 1
+            return times
+
+        with ThreadPoolExecutor(1) as pool:
+            sender = pool.submit(send_again)
+            try:
+                for _ in range(100):
+                    client.put_manifest("attached/twice", fallback_tag(image.digest), index.body, index.media_type)
+            finally:
+                over.set()
+            assert sender.result() > 10
+
+
+def test_a_part_that_the_registry_does_not_see_any_more_is_sent_again_by_the_next_try(
+    proxy: FaultProxy, tmp_path: Path
+) -> None:
+    refusal = {"errors": [{"code": "DIGEST_INVALID"}, {"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown"}]}
+    with proxy.registry.client() as client:
+        first = make(client, tmp_path, "attached/unseen")
+        publisher = RegistryPublisher(client, "attached/unseen")
+        publisher.publish(first, "v1")
+        image = build(client, tmp_path / "2", "attached/unseen/base:1", b"another")
+        fault = Fault("PUT", "manifests/v1", status=400, body=json.dumps(refusal).encode(), times=99)
+        proxy.faults.append(fault)
+        with pytest.raises(ServiceError, match=r"HTTP 400 .*MANIFEST_BLOB_UNKNOWN blob unknown") as caught:
+            publisher.publish(image, "v1", (BILL,))
+        # It was asked again at once, and the task may ask later; a locked tag it is not.
+        assert caught.value.retryable
+        assert proxy.count("PUT", "manifests/v1") == 1 + client._transport.patience.tries
+        fault.times = 1
+        assert publisher.publish(image, "v1", (BILL,)).reference.digest == image.digest
+        assert client.find_digest("attached/unseen", "v1") == image.digest
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 409, 412])
