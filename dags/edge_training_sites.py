@@ -4,12 +4,15 @@ The file is not called ``edge_training.py``: both ``dags/`` and ``plugins/`` are
 Airflow leaves out files that lack the words "dag" and "airflow" (``[core] dag_discovery_safe_mode``): this sentence has both.
 """
 
-from edge_training.pipeline import SITES, build_dag, build_janitor, build_retention, build_rollback
+from airflow.sdk import get_parsing_context
+
+from edge_training.pipeline import SITES, builders
 from edge_training.site import load_sites
 
 # Mistakes are told by edge_training_site_mistakes.py: an error here would take away the DAGs of all sites.
 sites, _ = load_sites(SITES)
-for site in sites:
-    for dag in (build_dag(site), build_rollback(site), build_retention(site)):
-        globals()[dag.dag_id] = dag
-janitor = build_janitor(sites)
+# A task reads this file for its own DAG only; None is the DAG processor, which wants all.
+wanted = get_parsing_context().dag_id
+for dag_id, build in builders(sites).items():
+    if wanted in {None, dag_id}:
+        globals()[dag_id] = build()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ from edge_training.operators.retention import RemoveOldOperator
 from edge_training.retries import TypedRetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from edge_training.site import SiteConfig
 
 # An organisation may keep its sites in a repository of their own.
 SITES = Path(os.environ.get("EDGE_TRAINING_SITES") or phases.PROJECT / "include" / "sites")
+JANITOR = "edge_training_janitor"
+_ROLLBACK, _RETENTION = "rollback", "retention"
 
 DOCUMENTATION = """
 ### {name}: retrains `{project}` where its data lives
@@ -75,6 +78,20 @@ unless `dry_run` is switched off, only says what would go.
 """
 
 
+def builders(sites: Sequence[SiteConfig]) -> dict[str, Callable[[], DAG]]:
+    """Return how each DAG of some sites is made, by its id, so that a task need not make those of all sites to have its own.
+
+    :param sites: the sites.
+    """
+    made: dict[str, Callable[[], DAG]] = {}
+    for site in sites:
+        made[site.dag_id] = partial(build_dag, site)
+        made[_by_hand_id(site, _ROLLBACK)] = partial(build_rollback, site)
+        made[_by_hand_id(site, _RETENTION)] = partial(build_retention, site)
+    made[JANITOR] = partial(build_janitor, sites)
+    return made
+
+
 def build_dag(site: SiteConfig) -> DAG:
     """Make the DAG of a site.
 
@@ -106,7 +123,7 @@ def build_janitor(sites: Iterable[SiteConfig], schedule: str | None = "*/15 * * 
     :param schedule: cron expression in UTC, or ``None`` to clean up on demand only.
     """
     with DAG(
-        dag_id="edge_training_janitor",
+        dag_id=JANITOR,
         description="Cancels remote runs whose DAG run is over and audits them, removes old grants, settles model versions.",
         doc_md=JANITOR_DOCUMENTATION,
         schedule=schedule,
@@ -151,7 +168,7 @@ def build_rollback(site: SiteConfig) -> DAG:
         ),
         "target": Param("", type="string", description=f"one target ({known}), or nothing for all"),
     }
-    with _by_hand(site, "rollback", ROLLBACK_DOCUMENTATION, params) as dag:
+    with _by_hand(site, _ROLLBACK, ROLLBACK_DOCUMENTATION, params) as dag:
         RollBackOperator(
             task_id="roll_back",
             digest="{{ params.digest }}",
@@ -168,7 +185,7 @@ def build_retention(site: SiteConfig) -> DAG:
     """
     params = {"dry_run": Param(True, type="boolean", description="only say what would go")}
     settings = phases.serving_settings(site)
-    with _by_hand(site, "retention", RETENTION_DOCUMENTATION, params) as dag:
+    with _by_hand(site, _RETENTION, RETENTION_DOCUMENTATION, params) as dag:
         RemoveOldOperator(
             task_id="remove_old",
             targets=settings["targets"],
@@ -183,9 +200,13 @@ def build_retention(site: SiteConfig) -> DAG:
     return dag
 
 
+def _by_hand_id(site: SiteConfig, what: str) -> str:
+    return f"edge_training_{what}_{site.name}"
+
+
 def _by_hand(site: SiteConfig, what: str, documentation: str, params: dict[str, Param]) -> DAG:
     return DAG(
-        dag_id=f"edge_training_{what}_{site.name}",
+        dag_id=_by_hand_id(site, what),
         description=f"{what.capitalize()} of site '{site.name}', started by a person.",
         doc_md=documentation,
         schedule=None,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.sdk.definitions.context import _AIRFLOW_PARSING_CONTEXT_DAG_ID
 from airflow.serialization.serialized_objects import DagSerialization
 
 from edge_training import pipeline
@@ -53,6 +54,15 @@ def test_every_site_file_is_a_dag_and_nothing_fails_to_import(bag: DagBag) -> No
         site.replace("edge_training_", f"edge_training_{what}_") for site in sites for what in ("rollback", "retention")
     }
     assert set(bag.dags) == sites | by_hand | {"edge_training_janitor"}
+
+
+def test_a_task_makes_its_own_dag_and_not_those_of_all_sites(bag: DagBag, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dag_id, dag in bag.dags.items():
+        # So a task's process says which DAG it wants; Airflow's own function for it does not take it back.
+        monkeypatch.setenv(_AIRFLOW_PARSING_CONTEXT_DAG_ID, dag_id)
+        read = parse(PROJECT / "dags")
+        assert set(read.dags) == {dag_id}
+        assert read.dags[dag_id].task_dict.keys() == dag.task_dict.keys()
 
 
 def test_the_pipeline_has_its_steps(dag: DAG) -> None:

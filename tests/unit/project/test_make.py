@@ -31,6 +31,7 @@ def test_make_alone_lists_the_commands_with_a_line_each() -> None:
         "bench-residency",
         "bench-triggers",
         "bench-preload",
+        "bench-parse",
     ]
     for line in lines:
         assert re.fullmatch(r"  make [a-z-]+ +[A-Z].*\.", line), line
