@@ -32,8 +32,8 @@ down: ## Stop exactly what `make demo` started; models, images and logs are kept
 
 .PHONY: test
 test: setup ## Check and test everything; starts and stops all it needs.
-# Side by side, for mypy keeps but one processor busy.
-	@$(MAKE) --no-print-directory --jobs 2 lint test-unit
+# Side by side, for mypy keeps but one processor busy; these tests wait for nothing, and more processes of theirs would only delay it.
+	@$(MAKE) --no-print-directory --jobs 2 lint test-unit TEST_PROCESSES=2
 	@$(PYTHON) -m pytest tests/integration tests/system -n $(TEST_PROCESSES) --dist loadfile -q
 	@$(PYTHON) -m pytest tests/system/test_chaos.py -m chaos -q
 
