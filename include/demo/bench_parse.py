@@ -50,9 +50,10 @@ def main() -> int:
     )
     print(f"those of {MANY} sites          {everything:6.3f} s in the DAG processor, medians of {ROUNDS}")
     print(f"{len(one.dags)} of these, in a task    {own:6.3f} s ({everything / own:.0f} times less)")
-    for path, error in bag.import_errors.items():
+    mistakes = {**bag.import_errors, **one.import_errors}
+    for path, error in mistakes.items():
         print(f"{path}: {error}", file=sys.stderr)
-    return 1 if heavy or bag.import_errors else 0
+    return 1 if heavy or mistakes or len(one.dags) != 1 else 0
 
 
 def parse() -> tuple[DagBag, float]:
