@@ -101,7 +101,7 @@ def measure(registry: Registry, home: Path, scratch: Path) -> None:
         f"verify_image, nothing on the host yet   {cold:6.2f} s  ({found['pull_seconds']:.2f} s of it to fetch and unpack)"
     )
     host = Host(home / "b", told)
-    ahead, _ = timed(host, "pull", digest=shared)
+    ahead, _ = timed(host, "pull", digest=shared, compile=True)
     first, found = timed(host, "verify", digest=digests[0], probe=probe_of(0), requests=50)
     print(f"prepare_serving_host, while it trains   {ahead:6.2f} s")
     print(f"verify_image after that, the first one  {first:6.2f} s")

@@ -25,6 +25,17 @@ PORT = 5001
 USER = "65532:65532"
 LABEL_PREFIX = "edge-training."
 
+# What the server imports before it is healthy.
+_IMPORTED_AT_START = (
+    "azureml_inference_server_http.amlserver",
+    "azureml_inference_server_http.amlserver_linux",
+    "azureml_inference_server_http.server.create_app",
+    "gunicorn.ctl.server",
+    "gunicorn.glogging",
+    "gunicorn.workers.sync",
+    "onnxruntime",
+)
+
 # Only what no file of the image can be: the code layer is the repository's own, reviewed code.
 _LEFT_OUT = frozenset({"__pycache__", ".git"})
 
@@ -146,14 +157,16 @@ def _environment() -> dict[str, str]:
 
 
 def shared_image(base: BaseImage, serving: Layer) -> tuple[ComposedImage, str]:
-    """Return the image of all that a site's model images have in common, and a tag for it; it serves nothing.
+    """Return the image of all that a site's model images have in common, and a tag for it.
+
+    It serves nothing: its command imports what the others import at their start, and ends.
 
     :param base: the base image.
     :param serving: the layer with the serving dependencies.
     """
     settings = RunSettings(
-        entrypoint=("python3",),
-        environment={},
+        entrypoint=("python3", "-c", f"import {', '.join(_IMPORTED_AT_START)}"),
+        environment=_environment(),
         path_prefix=(),
         user=USER,
         working_directory="/",

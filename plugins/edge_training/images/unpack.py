@@ -6,6 +6,7 @@ folder, links are followed as if the folder were the root, and neither device no
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import stat
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _MOST_LINKS = 40
+_LATEST = 2**31 - 1
 
 
 class RootFolder:
@@ -122,6 +124,9 @@ class RootFolder:
         with source, os.fdopen(handle, "wb") as target:
             shutil.copyfileobj(source, target, CHUNK)
             os.fchmod(handle, mode)
+            target.flush()
+            # What an image brings compiled is for sources of this time.
+            os.utime(handle, (_time(member), _time(member)))
 
     def _link(self, path: Path, wanted: PurePosixPath) -> None:
         existing = self._folder(wanted.parent) / wanted.name
@@ -140,6 +145,18 @@ class RootFolder:
         elif os.path.lexists(path):
             path.unlink()
             self._known.clear()
+            if path.suffix == ".py":
+                self._remove_compiled(path)
+
+    def _remove_compiled(self, source: Path) -> None:
+        """Remove what a lower layer's module was compiled to.
+
+        Python goes by time and size, which a module and its successor may have in common in layers that are the same whenever made.
+        """
+        folder = source.parent / "__pycache__"
+        if folder.is_dir() and not folder.is_symlink():
+            for compiled in folder.glob(f"{glob.escape(source.stem)}.*.pyc"):
+                self._remove_lower(compiled)
 
     def _folder(self, name: PurePosixPath) -> Path:
         """Return the real place of a folder of the image, made when absent, with links followed inside the root."""
@@ -169,6 +186,15 @@ class RootFolder:
                 step.mkdir(mode=0o755)
             here = step
         return here
+
+
+def _time(member: tarfile.TarInfo) -> int:
+    """Return a member's time in seconds, as near as all file systems can keep it."""
+    try:
+        return min(max(int(member.mtime), 0), _LATEST)
+    except (ValueError, OverflowError):
+        # A member can say that its time is not a number, or infinite.
+        return 0
 
 
 def _checked(name: str) -> PurePosixPath:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class PrepareServingHostOperator(BaseOperator):
     """Pushes the layer of the serving dependencies, and has the host where images are tried out fetch and unpack it with the base.
 
-    So what comes after training only moves the model. A host that cannot be reached does not stop the training: the task says so and
-    succeeds, and ``verify_image`` fetches what is missing then.
+    There, the image's own Python compiles once what each model image imports at its start. So what comes after training only moves the
+    model. A host that cannot be reached does not stop the training: the task says so and succeeds, and ``verify_image`` fetches what is
+    missing then.
 
     :param base: the base by digest, as ``resolve_base_image`` returned it.
     :param scripts_folder: the folder of all training projects.
@@ -35,7 +36,7 @@ class PrepareServingHostOperator(BaseOperator):
     :param python: an interpreter on the host.
     :param serving_host_conn_id: Airflow connection of the host.
     :param container_registry_conn_id: Airflow connection of the registry.
-    :returns: how many layers the host holds now, how many of them it fetched, and how long that took.
+    :returns: how many layers the host holds now, how many of them it fetched, how long that took, and how many compiled modules there are.
     :raises ConfigurationError: when the lock or a connection is wrong.
     :raises ImageError: when the base or a package is missing or damaged.
     :raises ServiceError: when the registry does not answer, or refuses the login.
@@ -80,25 +81,29 @@ class PrepareServingHostOperator(BaseOperator):
             "registry": registry_order(self.container_registry_conn_id),
             "repository": repository,
             "digest": digest,
+            # The shared image's command imports what the server does; a base of the organisation's own has any.
+            "compile": self.builder == "compose",
         }
         with ServingHostHook(self.serving_host_conn_id, self.python) as host:
             try:
                 found = host.order("pull", order, f"{repository}@{digest}")
             except DeploymentError as error:
                 self.log.warning("The host is not prepared, verify_image has to do it: %s", error)
-                return {"layers": 0, "fetched_layers": 0, "seconds": 0.0}
+                return {"layers": 0, "fetched_layers": 0, "compiled": 0, "seconds": 0.0}
             self.log.info(
-                "Host %s holds %d layers of %s@%s, %d of them fetched in %.1f s",
+                "Host %s holds %d layers of %s@%s, %d of them fetched in %.1f s, and %d compiled modules",
                 host.label,
                 found["layers"],
                 repository,
                 digest,
                 found["fetched_layers"],
                 found["pull_seconds"],
+                found["compiled"],
             )
         return {
             "layers": found["layers"],
             "fetched_layers": found["fetched_layers"],
+            "compiled": found["compiled"],
             "seconds": round(found["pull_seconds"], 3),
         }
 

@@ -109,6 +109,8 @@ def push_image(
     files: Mapping[str, bytes] | None = None,
     label: str = "",
     compression: Compression = "none",
+    command: tuple[str, ...] = ("python3", "-I", "/app/serve.py"),
+    with_model: bool = True,
     **environment: str,
 ) -> str:
     """Push an image of the small server as version ``v<version>`` and return its digest.
@@ -117,6 +119,8 @@ def push_image(
     :param files: what its code layer holds besides the server.
     :param label: a further label.
     :param compression: how the layer of the code is packed.
+    :param command: what the image runs.
+    :param with_model: whether there is a layer above that of the code.
     :param environment: ``FACTOR`` of its answers, and what it does wrong: ``FAILS``, ``LATE`` and ``SLOW`` (seconds).
     """
     variables = {"VERSION": str(version), "FACTOR": "2", **environment}
@@ -135,7 +139,7 @@ def push_image(
             created_by="model",
         )
         settings = RunSettings(
-            entrypoint=("python3", "-I", "/app/serve.py"),
+            entrypoint=command,
             environment=variables,
             path_prefix=(),
             user="65532:65532",
@@ -148,7 +152,8 @@ def push_image(
                 "label": label,
             },
         )
-        image = compose(resolve_base(client, BASE, "linux/amd64"), (code, model), settings)
+        layers = (code, model) if with_model else (code,)
+        image = compose(resolve_base(client, BASE, "linux/amd64"), layers, settings)
         return RegistryPublisher(client, REPOSITORY).publish(image, f"v{version}").reference.digest
 
 
@@ -205,6 +210,7 @@ class Host:
             "seconds": 60,
             "address": "127.0.0.1",
             "keep": 2,
+            "compile": False,
             **order,
         }
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.deployment.support import Host, answers, ask, probe
+from tests.integration.deployment.support import Host, answers, ask, probe, push_image
 from tests.integration.deployment.test_host import processes_of, wait_until
 from tests.integration.images.support import PASSWORD, USER, Registry, free_port
 
@@ -128,6 +128,16 @@ def test_an_image_is_tried_out_and_nothing_of_it_is_left(engine: Engine, images:
     assert (done.value["isolation"], done.value["compared"]) == (engine.name, 2)
     assert done.value["memory_bytes"] > 5_000_000
     wait_until(lambda: engine.containers() == [])
+
+
+def test_what_an_image_s_python_compiles_is_kept_as_the_host_s_own(engine: Engine, registry: Registry) -> None:
+    command = ("python3", "-c", "import sys; sys.path.insert(0, '/app'); import part")
+    with registry.client() as client:
+        digest = push_image(client, 21, files={"app/part.py": b"VALUE = 1"}, command=command)
+    assert engine.host.run("pull", digest=digest, compile=True).value["compiled"] >= 1
+    (made,) = (engine.host.home / ".edge-training/serving/images").glob("*.chain/root/app/__pycache__/part.*.pyc")
+    assert made.owner() == ACCOUNTS[engine.name]
+    assert engine.host.run("pull", digest=digest).value["fetched_layers"] == 0
 
 
 def test_an_image_is_deployed_replaced_and_stopped(engine: Engine, images: Images) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_training.deployment.host import sandbox
+from edge_training.deployment.host import compiled, sandbox
 from edge_training.deployment.host.ask import Door, wait_healthy
 from edge_training.images.base import resolve_base
 from edge_training.images.layers import opener
 from edge_training.images.media_types import OCI_MANIFEST, Descriptor
-from edge_training.images.model_image import ModelImageBuilder, ServedModel, scoring_code
+from edge_training.images.model_image import ModelImageBuilder, ServedModel, scoring_code, shared_image
 from edge_training.images.publish import RegistryPublisher
 from edge_training.images.pull import PulledImage, pull
 from edge_training.images.serving import serving_layer
@@ -28,9 +29,12 @@ from tests.integration.images.support import Registry, linear_onnx
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge_training.images.compose import ComposedImage
     from edge_training.images.interfaces import Published
+    from edge_training.images.layers import Layer
     from edge_training.images.registry import RegistryClient
 
+BASE = "base/python:3.11"
 SECONDS = 60
 PROJECT = Path(__file__).parents[3]
 SCRIPTS = PROJECT / "include/training_scripts/breast_cancer"
@@ -45,13 +49,19 @@ class Site:
     registry: Registry
     settings: Settings
 
+    def serving(self) -> Layer:
+        return serving_layer(PROJECT / "include/serving/requirements.lock", self.settings.cache / "layers")
+
+    def shared(self, client: RegistryClient) -> ComposedImage:
+        return shared_image(resolve_base(client, BASE, "linux/amd64"), self.serving())[0]
+
     def publish(self, folder: Path, client: RegistryClient, version: int, model: bytes) -> Published:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "model.onnx"
         file.write_bytes(model)
         builder = ModelImageBuilder(
-            base=resolve_base(client, "base/python:3.11", "linux/amd64"),
-            serving=serving_layer(PROJECT / "include/serving/requirements.lock", self.settings.cache / "layers"),
+            base=resolve_base(client, BASE, "linux/amd64"),
+            serving=self.serving(),
             code=scoring_code(PROJECT / "include/serving", ("score.py",)),
             model=ServedModel("breast-cancer", version, file, {"site": "test", "code_digest": "sha256:c0de"}),
             scratch=folder,
@@ -161,6 +171,27 @@ def test_the_image_has_no_network_and_cannot_write_to_itself(pulled: PulledImage
     assert found["user"] == 65532
     assert set(found["environment"]) - {"PWD", "LC_CTYPE"} == {"A", "PATH"}
     assert found["processes"] <= 3
+
+
+def test_what_the_shared_image_s_command_compiles_is_all_that_the_server_would_compile_at_its_start(
+    pulled: PulledImage, site: Site, tmp_path: Path
+) -> None:
+    def compiled_at_start() -> set[str]:
+        # Python says of each module whether it had to compile it.
+        run = {**pulled.run, "Entrypoint": ["python3", "-v", *pulled.run["Entrypoint"][1:]]}
+        with started(dataclasses.replace(pulled, run=run)) as (_, log):
+            told = re.findall(r"^# code object from '?(/[^\s']+\.py)'?$", log.read_text(), re.MULTILINE)
+        return {name.rpartition("/site-packages/")[2] for name in told}
+
+    before = compiled_at_start()
+    with site.registry.client() as client:
+        config = json.loads(site.shared(client).config)["config"]
+    assert compiled.run_and_keep("bubblewrap", config, pulled.root, tmp_path) > 700
+    server = "azureml_inference_server_http"
+    own = {"/var/azureml-app/score.py", f"{server}/__main__.py", f"{server}/server/entry.py"}
+    assert len(before) > 700
+    assert compiled_at_start() == own
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_version_on_the_same_base_sends_only_model_and_configuration(site: Site, tmp_path: Path) -> None:

@@ -62,6 +62,40 @@ def test_a_later_layer_replaces_and_adds_files(root: RootFolder, tmp_path: Path)
     assert stat.S_IMODE((root.path / "a/two").stat().st_mode) == 0o755
 
 
+@pytest.mark.parametrize(("said", "kept"), [(1_600_000_000.7, 1_600_000_000), (-5.0, 0), (1e300, 2**31 - 1)])
+def test_a_file_has_the_time_that_its_layer_says(root: RootFolder, tmp_path: Path, said: float, kept: int) -> None:
+    member, data = file("a/one")
+    member.pax_headers = {"mtime": str(said)}
+    apply(root, tmp_path, (member, data))
+    assert (root.path / "a/one").stat().st_mtime == kept
+
+
+@pytest.mark.parametrize("said", ["nan", "inf"])
+def test_a_time_that_is_no_time_is_taken_for_the_earliest(root: RootFolder, tmp_path: Path, said: str) -> None:
+    member, data = file("a/one")
+    member.pax_headers = {"mtime": said}
+    apply(root, tmp_path, (member, data))
+    assert (root.path / "a/one").stat().st_mtime == 0
+
+
+def test_a_module_that_is_replaced_takes_what_it_was_compiled_to_along(root: RootFolder, tmp_path: Path) -> None:
+    apply(root, tmp_path, file("a/one.py"), file("a/one_more.py"), file("a/two.py"))
+    for name in ("one.cpython-311", "one.cpython-311.opt-1", "one_more.cpython-311", "two.cpython-311"):
+        apply(root, tmp_path, file(f"a/__pycache__/{name}.pyc"))
+    apply(root, tmp_path, file("a/__pycache__/two.cpython-311.pyc", b"its own"), file("a/one.py"), file("a/two.py"))
+    kept = {"one_more.cpython-311.pyc", "two.cpython-311.pyc"}
+    assert {path.name for path in (root.path / "a/__pycache__").iterdir()} == kept
+
+
+def test_what_was_compiled_is_looked_for_inside_the_image_only(root: RootFolder, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "one.cpython-311.pyc").write_bytes(b"somebody's")
+    apply(root, tmp_path, file("a/one.py"), link("a/__pycache__", str(outside)))
+    apply(root, tmp_path, file("a/one.py", b"new"))
+    assert [path.name for path in outside.iterdir()] == ["one.cpython-311.pyc"]
+
+
 def test_a_whiteout_removes_what_a_lower_layer_put_there(root: RootFolder, tmp_path: Path) -> None:
     apply(root, tmp_path, file("a/one"), file("a/sub/two"), file("b"))
     apply(root, tmp_path, file("a/.wh.sub"), file(".wh.b"), file("a/.wh.never-was"))

@@ -11,10 +11,11 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_training.deployment.host import ask, processes, sandbox, unit
+from edge_training.deployment.host import ask, compiled, processes, sandbox, unit
 from edge_training.deployment.host.ask import Door
 from edge_training.deployment.host.errors import HostError
 from edge_training.deployment.host.fetch import Registry
@@ -50,9 +51,16 @@ def _folder(name: str) -> Path:
 def pull(order: Order) -> dict[str, Any]:
     """Fetch an image, so that it is here when it is needed.
 
-    :param order: ``registry``, ``repository`` and ``digest``.
+    :param order: ``registry``, ``repository`` and ``digest``, and ``compile``: whether to run its command once, which then imports what
+        images above it import, and to keep what Python compiles.
     """
-    return _about(_store().get(Registry(order["registry"]), order["repository"], order["digest"]))
+    store = _store()
+    image = store.get(Registry(order["registry"]), order["repository"], order["digest"])
+    count = 0
+    if order["compile"]:
+        run_and_keep = partial(compiled.run_and_keep, sandbox.best_isolation(), image.run)
+        count = store.compile(image, run_and_keep)
+    return {**_about(image), "compiled": count}
 
 
 def verify(order: Order) -> dict[str, Any]:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 Isolation = Literal["bubblewrap", "podman", "runc"]
 
 SOCKET_NAME = "s"
+# Where a program sees the folder that was made for its run, the only one of the host's that it can write to.
+INSIDE = "/tmp/.edge-serving"  # noqa: S108 - the sandbox's own /tmp
 _PID_FILE = "pid"
-_INSIDE = "/tmp/.edge-serving"  # noqa: S108 - the sandbox's own /tmp
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _DEFAULT_USER = 65532
 # What the kernel takes as the address of a socket file.
@@ -116,8 +117,22 @@ def command_line(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Pa
         raise HostError(
             "host", f"The path '{folder}' is too long for a socket file: choose a shorter name for the deployment."
         )
-    order = {"command": command_of(run), "port": port_of(run), "socket": f"{_INSIDE}/{SOCKET_NAME}"}
-    inner = ["python3", "-I", "-c", _relay_source(), json.dumps(order)]
+    order = {"command": command_of(run), "port": port_of(run), "socket": f"{INSIDE}/{SOCKET_NAME}"}
+    return _sandbox(kind, root, run, folder, ["python3", "-I", "-c", _relay_source(), json.dumps(order)])
+
+
+def once(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the command that runs an image's command by itself: one that ends, and that nobody asks anything.
+
+    :param kind: what to run it in.
+    :param root: the image's files.
+    :param run: what its configuration says about running it.
+    :param folder: what it can write to, as :data:`INSIDE`; exists.
+    """
+    return _sandbox(kind, root, run, folder, command_of(run))
+
+
+def _sandbox(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Path, inner: list[str]) -> list[str]:
     if kind == "runc":
         return _runc(root, run, folder, inner)
     return [*(_bubblewrap if kind == "bubblewrap" else _podman)(root, run, folder), *inner]
@@ -126,7 +141,7 @@ def command_line(kind: Isolation, root: Path, run: Mapping[str, Any], folder: Pa
 def _bubblewrap(root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
     user, group = _user(run)
     command = ["bwrap", "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own /tmp
-    command += ["--bind", str(folder), _INSIDE]
+    command += ["--bind", str(folder), INSIDE]
     command += ["--unshare-all", "--unshare-user", "--uid", str(user), "--gid", str(group), "--cap-drop", "ALL"]
     command += ["--die-with-parent", "--new-session", "--clearenv", "--chdir", _working_directory(run)]
     for name, value in _environment(run).items():
@@ -136,7 +151,7 @@ def _bubblewrap(root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
 
 def _podman(root: Path, run: Mapping[str, Any], folder: Path) -> list[str]:
     command = [*_podman_run(*_user(run)), "--pidfile", str(folder / _PID_FILE)]
-    command += ["--volume", f"{folder}:{_INSIDE}", "--workdir", _working_directory(run)]
+    command += ["--volume", f"{folder}:{INSIDE}", "--workdir", _working_directory(run)]
     for name, value in _environment(run).items():
         command += ["--env", f"{name}={value}"]
     return [*command, *_rootfs(root)]
@@ -149,7 +164,7 @@ def _runc(root: Path, run: Mapping[str, Any], folder: Path, inner: list[str]) ->
         inner,
         environment=_environment(run),
         working_directory=_working_directory(run),
-        binds={_INSIDE: (str(folder), "rw")},
+        binds={INSIDE: (str(folder), "rw")},
         pid_file=folder / _PID_FILE,
     )
 

@@ -24,7 +24,7 @@ from edge_training.exceptions import ImageError
 from edge_training.images.unpack import RootFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from edge_training.deployment.host.fetch import Registry
     from edge_training.images.media_types import Descriptor
@@ -85,6 +85,21 @@ class Store:
         size = sum(layer.size for layer in layers)
         reference = f"{registry.address}/{repository}@{digest}"
         return StoredImage(reference, digest, root, run, len(layers), fetched, size, time.monotonic() - begin)
+
+    def compile(self, image: StoredImage, run_and_keep: Callable[[Path, Path], int]) -> int:
+        """Add to an image's files what its Python compiles, once; images that are made from here on have it from their chain below.
+
+        :param image: the image.
+        :param run_and_keep: adds the compiled modules to a root, given a folder for scratch, and returns how many it has added.
+        :returns: how many there are.
+        """
+        with self._locked():
+            note = _read(image.root.parent / "note")
+            if "compiled" not in note:
+                # Somebody who is killed in here leaves files that the note does not know: they are then fetched anew.
+                note["compiled"] = run_and_keep(image.root, self.folder)
+                _write(image.root.parent / "note", {**note, "fingerprint": _fingerprint(image.root)})
+        return int(note["compiled"])
 
     def prune(self, keep: Iterable[str], unused_seconds: float) -> list[str]:
         """Remove all images but some, and return the digests of those that went.
