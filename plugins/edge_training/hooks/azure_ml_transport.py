@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
+from azure.core.pipeline.transport._bigger_block_size_http_adapters import BiggerBlockSizeHTTPAdapter
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError
@@ -47,6 +48,9 @@ PASSING_STATUSES = frozenset({408, 425, 429}) | (frozenset(range(500, 600)) - {5
 # Whose requests are bounded: the SDK's, and ours that take its place.
 BOUNDED_MODULES = ("azureml.", "edge_training.hooks.azure_ml_history")
 
+# Adapters that do nothing of their own; azure-core's changes a method that ``requests`` does not call any more.
+_PLAIN_ADAPTERS = {HTTPAdapter, BiggerBlockSizeHTTPAdapter}
+
 _read_seconds: ContextVar[float] = ContextVar("azure_ml_read_seconds", default=READ_SECONDS)
 _lock = threading.Lock()
 _send = HTTPAdapter.send
@@ -63,7 +67,7 @@ class _Connections:
 
     def instead_of(self, adapter: HTTPAdapter) -> HTTPAdapter:
         """Return what to send with in place of a session's own adapter; one that does more than plain ones do is left in place."""
-        if type(adapter) is not HTTPAdapter:
+        if type(adapter) not in _PLAIN_ADAPTERS:
             adapter.max_retries = Retry(0, read=False)
             return adapter
         with self._lock:

@@ -43,16 +43,25 @@ def get(url, timeout=None):
         session.mount("http://", HTTPAdapter(max_retries=Retry(3, status_forcelist=[503], raise_on_status=False)))
         return session.get(url, timeout=timeout)
 """
+# What its storage client does, which uploads each file of a snapshot with a client of its own.
+AS_ITS_STORAGE = """
+from azure.core.pipeline.transport import HttpRequest, RequestsTransport
+
+def get(url):
+    with RequestsTransport() as transport:
+        return transport.send(HttpRequest("GET", url))
+"""
 
 
-def sender(module: str) -> Any:
+def sender(module: str, text: str = AS_THE_SDK) -> Any:
     """Return the function ``get`` as if it stood in a module of this name."""
     names: dict[str, Any] = {"__name__": module}
-    exec(AS_THE_SDK, names)  # noqa: S102 - the bound goes by the name of the calling module
+    exec(text, names)  # noqa: S102 - the bound goes by the name of the calling module
     return names["get"]
 
 
 sdk_get = sender("azureml._restclient.made_up")
+storage_get = sender("azureml._vendor.made_up", AS_ITS_STORAGE)
 other_get = sender("somebody.elses")
 
 
@@ -253,6 +262,7 @@ def test_all_sessions_of_the_sdk_share_a_connection_and_others_have_their_own(ke
     where = f"http://127.0.0.1:{keeping.server_port}/"
     for _ in range(5):
         sdk_get(where)
+        storage_get(where)
     assert keeping.connections == 1
     other_get(where)
     assert keeping.connections == 2
