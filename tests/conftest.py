@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import memory
 from tests.order import ByServers, rank
 from tests.running_site import RunningSite
 
@@ -31,6 +32,22 @@ def _set_daemon(self: threading.Thread, daemonic: bool) -> None:
 # The SDK's timers call this deprecated method in threads of their own: now and then while pytest, between two tests, makes every warning
 # an error and has not yet made its exceptions.
 threading.Thread.setDaemon = _set_daemon  # type: ignore[method-assign]
+
+
+_in_memory = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep temporary files in memory, those of the processes that run the tests too: they are started after this."""
+    if (folder := memory.move_in()) is not None:
+        config.stash[_in_memory] = folder
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove them, unless somebody may want to look at them; then the next session does."""
+    folder = session.config.stash.get(_in_memory, None)
+    if folder is not None and exitstatus != pytest.ExitCode.TESTS_FAILED:
+        memory.move_out(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
