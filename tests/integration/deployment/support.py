@@ -42,7 +42,6 @@ NEEDLESS = (
     "perl",
     "gconv",
     "/test/",
-    "__pycache__",
     "dist-packages",
     "etc/",
     "usr/sbin/",
