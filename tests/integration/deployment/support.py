@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from edge_training.deployment.program import program
 from edge_training.images.base import resolve_base
 from edge_training.images.compose import RunSettings, compose
-from edge_training.images.layers import LayerFile, write_layer
+from edge_training.images.layers import Layer, LayerFile, write_layer
 from edge_training.images.media_types import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonical_json, digest_of
 from edge_training.images.publish import RegistryPublisher
 from local_site import base_image
@@ -110,6 +110,7 @@ def push_image(
     compression: Compression = "none",
     command: tuple[str, ...] = ("python3", "-I", "/app/serve.py"),
     with_model: bool = True,
+    top: bytes = b"",
     **environment: str,
 ) -> str:
     """Push an image of the small server as version ``v<version>`` and return its digest.
@@ -120,6 +121,7 @@ def push_image(
     :param compression: how the layer of the code is packed.
     :param command: what the image runs.
     :param with_model: whether there is a layer above that of the code.
+    :param top: the content of a file in one more layer above that.
     :param environment: ``FACTOR`` of its answers, and what it does wrong: ``FAILS``, ``LATE`` and ``SLOW`` (seconds).
     """
     variables = {"VERSION": str(version), "FACTOR": "2", **environment}
@@ -151,7 +153,10 @@ def push_image(
                 "label": label,
             },
         )
-        layers = (code, model) if with_model else (code,)
+        layers: tuple[Layer, ...] = (code, model) if with_model else (code,)
+        if top:
+            file = LayerFile.of_bytes("top/file", top)
+            layers += (write_layer([file], Path(folder) / "top", root="top", created_by="top"),)
         image = compose(resolve_base(client, BASE, "linux/amd64"), layers, settings)
         return RegistryPublisher(client, REPOSITORY).publish(image, f"v{version}").reference.digest
 

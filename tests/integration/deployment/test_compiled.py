@@ -26,12 +26,18 @@ IMPORTS = code("import sys; sys.path.insert(0, '/app'); import part")
 
 
 def pushed(
-    registry: Registry, version: int, command: tuple[str, ...], *, with_model: bool = True, **files: bytes
+    registry: Registry,
+    version: int,
+    command: tuple[str, ...],
+    *,
+    with_model: bool = True,
+    top: bytes = b"",
+    **files: bytes,
 ) -> str:
     """Push an image with a module that it can import, and others that make its layer one of its own."""
     named = {"app/part.py": PART} | {f"app/{name}.py": content for name, content in files.items()}
     with registry.client() as client:
-        return push_image(client, version, files=named, command=command, with_model=with_model)
+        return push_image(client, version, files=named, command=command, with_model=with_model, top=top)
 
 
 def kept(host: Host) -> set[Path]:
@@ -67,6 +73,22 @@ def test_an_image_above_has_them_from_below_and_python_loads_them(registry: Regi
     nothing = {"cases": [], "tolerance": {"absolute": 0, "relative": 0}}
     assert host.deploy("loads", port, above, 13, probe=nothing).error is None
     assert ask(port)[1]["version"] == "True"
+
+
+def test_an_image_has_them_also_when_its_lower_layers_were_unpacked_before(registry: Registry, host: Host) -> None:
+    shared = pushed(registry, 16, IMPORTS, with_model=False, sixteen=b"")
+    first, second = (pushed(registry, 16, IMPORTS, top=top, sixteen=b"") for top in (b"1", b"2"))
+    before = kept(host)
+    host.run("pull", digest=first)
+    assert kept(host) == before
+    host.run("pull", digest=shared, compile=True)
+    (made,) = kept(host) - before
+    # All but the uppermost layer is there, without what was compiled meanwhile.
+    assert host.run("pull", digest=second).value["fetched_layers"] == 1
+    (found,) = kept(host) - before - {made}
+    assert found.samefile(made)
+    assert (found.parents[2] / "top/file").read_bytes() == b"2"
+    assert host.run("pull", digest=second).value["fetched_layers"] == 0
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class Store:
         return StoredImage(reference, digest, root, run, len(layers), fetched, size, time.monotonic() - begin)
 
     def compile(self, image: StoredImage, run_and_keep: Callable[[Path, Path], int]) -> int:
-        """Add to an image's files what its Python compiles, once; images that are made from here on have it from their chain below.
+        """Add to an image's files what its Python compiles, once; images that are unpacked from here on have it from there.
 
         :param image: the image.
         :param run_and_keep: adds the compiled modules to a root, given a folder for scratch, and returns how many it has added.
@@ -135,7 +135,7 @@ class Store:
         below, fetched = self._chain(registry, repository, layers[:-1]) if len(layers) > 1 else (None, 0)
         scratch = Path(tempfile.mkdtemp(prefix="making-", dir=self.folder))
         try:
-            self._unpack(registry, repository, layers[-1], below, scratch)
+            self._unpack(registry, repository, layers, below, scratch)
             scratch.rename(final)
         except OSError as error:
             raise HostError(
@@ -146,15 +146,20 @@ class Store:
         return final / "root", fetched + 1
 
     def _unpack(
-        self, registry: Registry, repository: str, layer: Descriptor, below: Path | None, scratch: Path
+        self, registry: Registry, repository: str, layers: Sequence[Descriptor], below: Path | None, scratch: Path
     ) -> None:
+        """Make a root of what is below and the last of some layers."""
         blob, root = scratch / "layer", scratch / "root"
-        registry.fetch(repository, layer, blob)
+        registry.fetch(repository, layers[-1], blob)
         root.mkdir()
         # Whatever this program's own mask says: the image's user has to find what is in it.
         root.chmod(0o755)
+        compiled = self._compiled_below(layers)
         if below is not None:
             _link_tree(below, root)
+            had = {"", below.parent.name, _read(below.parent / "note").get("compiled_in")}
+            if compiled not in had and self._is_whole(self.folder / compiled):
+                _link_compiled(self.folder / compiled / "root", root)
         try:
             RootFolder(root).apply(blob)
         except ImageError as error:
@@ -162,7 +167,16 @@ class Store:
         blob.unlink()
         for name in _MOUNT_POINTS:
             (root / name).mkdir(exist_ok=True)
-        _write(scratch / "note", {"layer": layer.digest, "fingerprint": _fingerprint(root)})
+        note = {"layer": layers[-1].digest, "fingerprint": _fingerprint(root), "compiled_in": compiled}
+        _write(scratch / "note", note)
+
+    def _compiled_below(self, layers: Sequence[Descriptor]) -> str:
+        """Return the name of the highest chain below the last of some layers whose modules were compiled; ``""`` for none."""
+        for count in range(len(layers) - 1, 0, -1):
+            chain = self.folder / f"{_chain_id(layers[:count])}.chain"
+            if _read(chain / "note").get("compiled"):
+                return chain.name
+        return ""
 
     def _is_whole(self, chain: Path) -> bool:
         """Tell whether a chain is here as it was unpacked; what was changed is removed, to be fetched anew."""
@@ -197,6 +211,21 @@ def _link_tree(source: Path, target: Path) -> None:
                 path.chmod(stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode))
             else:
                 os.link(entry.path, path, follow_symlinks=False)
+
+
+def _link_compiled(source: Path, target: Path) -> None:
+    """Add to a root what the modules of another one were compiled to, as far as both have the same: what is above was made before."""
+    real = target.resolve()
+    for folder in source.rglob("__pycache__"):
+        place = real / folder.relative_to(source)
+        if place.parent.resolve() != place.parent or place.is_symlink():
+            continue
+        for file in folder.iterdir():
+            name = f"{file.name.partition('.')[0]}.py"
+            module, same = folder.parent / name, place.parent / name
+            if module.exists() and same.exists() and module.samefile(same) and not (place / file.name).exists():
+                place.mkdir(exist_ok=True)
+                os.link(file, place / file.name, follow_symlinks=False)
 
 
 def _fingerprint(root: Path) -> str:
