@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_in_memory] = folder
 
 
+@pytest.hookimpl(trylast=True)  # after what tests share was ended
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remove them, unless somebody may want to look at them; then the next session does."""
     folder = session.config.stash.get(_in_memory, None)

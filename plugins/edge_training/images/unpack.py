@@ -89,7 +89,7 @@ class RootFolder:
             if not any(path.iterdir()):
                 path.rmdir()
         else:
-            path.unlink(missing_ok=True)
+            self._remove_file(path)
 
     def _write(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: PurePosixPath) -> None:
         parent = self._folder(name.parent)
@@ -143,19 +143,18 @@ class RootFolder:
             shutil.rmtree(path)
             self._known.clear()
         elif os.path.lexists(path):
-            path.unlink()
+            self._remove_file(path)
             self._known.clear()
-            if path.suffix == ".py":
-                self._remove_compiled(path)
 
-    def _remove_compiled(self, source: Path) -> None:
-        """Remove what a lower layer's module was compiled to.
+    def _remove_file(self, path: Path) -> None:
+        """Remove a file, and what a lower layer's module was compiled to with it.
 
         Python goes by time and size, which a module and its successor may have in common in layers that are the same whenever made.
         """
-        folder = source.parent / "__pycache__"
-        if folder.is_dir() and not folder.is_symlink():
-            for compiled in folder.glob(f"{glob.escape(source.stem)}.*.pyc"):
+        path.unlink(missing_ok=True)
+        folder = path.parent / "__pycache__"
+        if path.suffix == ".py" and folder.is_dir() and not folder.is_symlink():
+            for compiled in folder.glob(f"{glob.escape(path.stem)}.*.pyc"):
                 self._remove_lower(compiled)
 
     def _folder(self, name: PurePosixPath) -> Path:

@@ -100,6 +100,8 @@ class PrepareServingHostOperator(BaseOperator):
                 found["pull_seconds"],
                 found["compiled"],
             )
+            if found["not_compiled"]:
+                self.log.warning("Images will start about a second later than they could: %s", found["not_compiled"])
         return {
             "layers": found["layers"],
             "fetched_layers": found["fetched_layers"],

@@ -87,6 +87,15 @@ def test_a_module_that_is_replaced_takes_what_it_was_compiled_to_along(root: Roo
     assert {path.name for path in (root.path / "a/__pycache__").iterdir()} == kept
 
 
+def test_a_module_that_comes_back_after_a_whiteout_is_not_what_was_compiled_before(
+    root: RootFolder, tmp_path: Path
+) -> None:
+    apply(root, tmp_path, file("a/one.py"), file("a/__pycache__/one.cpython-311.pyc"))
+    apply(root, tmp_path, file("a/.wh.one.py"))
+    apply(root, tmp_path, file("a/one.py", b"y"))
+    assert names(root) == {"a/one.py"}
+
+
 def test_what_was_compiled_is_looked_for_inside_the_image_only(root: RootFolder, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

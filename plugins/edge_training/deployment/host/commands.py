@@ -8,14 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_training.deployment.host import ask, compiled, processes, sandbox, unit
+from edge_training.deployment.host import ask, processes, sandbox, unit
 from edge_training.deployment.host.ask import Door
 from edge_training.deployment.host.errors import HostError
 from edge_training.deployment.host.fetch import Registry
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _LOG_TAIL = 2000
 _UNUSED_SECONDS = 3600.0
 _PUBLIC_SECONDS = 5.0
-_SECONDS_TO_END = 15.0
 _SECONDS_FOR_ANOTHER = 60.0
 _PAUSE = 0.05
 
@@ -56,11 +54,14 @@ def pull(order: Order) -> dict[str, Any]:
     """
     store = _store()
     image = store.get(Registry(order["registry"]), order["repository"], order["digest"])
-    count = 0
+    count, reason = 0, ""
     if order["compile"]:
-        run_and_keep = partial(compiled.run_and_keep, sandbox.best_isolation(), image.run)
-        count = store.compile(image, run_and_keep)
-    return {**_about(image), "compiled": count}
+        try:
+            count = store.compile(image, sandbox.best_isolation())
+        except HostError as error:
+            # Images start all the same, only later.
+            reason = str(error)
+    return {**_about(image), "compiled": count, "not_compiled": reason}
 
 
 def verify(order: Order) -> dict[str, Any]:
@@ -247,12 +248,7 @@ def _started(image: StoredImage, seconds: float) -> Iterator[tuple[Door, int, fl
         except HostError as error:
             raise HostError(error.kind, f"{error}{_log_tail(folder)}") from error
         finally:
-            if kind != "bubblewrap":
-                # Killed, it would leave the container to end by itself.
-                process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_SECONDS_TO_END)
-            process.kill()
+            sandbox.end(kind, process)
             process.communicate()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

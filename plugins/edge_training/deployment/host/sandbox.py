@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,7 @@ _DEFAULT_USER = 65532
 # What the kernel takes as the address of a socket file.
 _LONGEST_SOCKET = 107
 _TRIAL_SECONDS = 20
+_SECONDS_TO_END = 15.0
 
 
 def port_of(run: Mapping[str, Any]) -> int:
@@ -188,6 +190,20 @@ def _podman_run(user: int, group: int) -> list[str]:
     command += ["--cap-drop", "all", "--security-opt", "no-new-privileges", "--unsetenv-all"]
     # The image's files belong to the account of the host, which is the image's user inside.
     return [*command, "--userns", f"keep-id:uid={user},gid={group}", "--user", f"{user}:{group}"]
+
+
+def end(kind: Isolation, process: subprocess.Popen[bytes]) -> None:
+    """End a sandbox with all that runs in it.
+
+    :param kind: what it is.
+    :param process: the process that was started with one of the commands above; it may have ended.
+    """
+    if kind != "bubblewrap":
+        # Killed, it would leave the container to end by itself.
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_END)
+    process.kill()
 
 
 def first_process(kind: Isolation, pid: int, folder: Path) -> int:

@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_training.deployment.host import compiled
 from edge_training.deployment.host.errors import HostError
 from edge_training.exceptions import ImageError
 from edge_training.images.unpack import RootFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from edge_training.deployment.host.fetch import Registry
+    from edge_training.deployment.host.sandbox import Isolation
     from edge_training.images.media_types import Descriptor
 
 # Images may lack them, and where they run the root is read-only.
@@ -86,19 +88,21 @@ class Store:
         reference = f"{registry.address}/{repository}@{digest}"
         return StoredImage(reference, digest, root, run, len(layers), fetched, size, time.monotonic() - begin)
 
-    def compile(self, image: StoredImage, run_and_keep: Callable[[Path, Path], int]) -> int:
+    def compile(self, image: StoredImage, kind: Isolation) -> int:
         """Add to an image's files what its Python compiles, once; images that are unpacked from here on have it from there.
 
-        :param image: the image.
-        :param run_and_keep: adds the compiled modules to a root, given a folder for scratch, and returns how many it has added.
-        :returns: how many there are.
+        :param image: the image, whose command is run.
+        :param kind: what it is run in.
+        :returns: how many compiled modules there are.
+        :raises HostError: when there are none; the next call tries again.
         """
         with self._locked():
-            note = _read(image.root.parent / "note")
+            file = image.root.parent / "note"
+            note = _read(file)
             if "compiled" not in note:
-                # Somebody who is killed in here leaves files that the note does not know: they are then fetched anew.
-                note["compiled"] = run_and_keep(image.root, self.folder)
-                _write(image.root.parent / "note", {**note, "fingerprint": _fingerprint(image.root)})
+                # What is added without this being noted, by one who fails or is killed, makes the root one that is fetched anew.
+                note["compiled"] = compiled.run_and_keep(kind, image.run, image.root, self.folder)
+                _write(file, {**note, "fingerprint": _fingerprint(image.root)})
         return int(note["compiled"])
 
     def prune(self, keep: Iterable[str], unused_seconds: float) -> list[str]:
@@ -154,12 +158,12 @@ class Store:
         root.mkdir()
         # Whatever this program's own mask says: the image's user has to find what is in it.
         root.chmod(0o755)
-        compiled = self._compiled_below(layers)
+        source = self._compiled_below(layers)
         if below is not None:
             _link_tree(below, root)
             had = {"", below.parent.name, _read(below.parent / "note").get("compiled_in")}
-            if compiled not in had and self._is_whole(self.folder / compiled):
-                _link_compiled(self.folder / compiled / "root", root)
+            if source not in had and self._is_whole(self.folder / source):
+                compiled.link(self.folder / source / "root", root)
         try:
             RootFolder(root).apply(blob)
         except ImageError as error:
@@ -167,7 +171,7 @@ class Store:
         blob.unlink()
         for name in _MOUNT_POINTS:
             (root / name).mkdir(exist_ok=True)
-        note = {"layer": layers[-1].digest, "fingerprint": _fingerprint(root), "compiled_in": compiled}
+        note = {"layer": layers[-1].digest, "fingerprint": _fingerprint(root), "compiled_in": source}
         _write(scratch / "note", note)
 
     def _compiled_below(self, layers: Sequence[Descriptor]) -> str:
@@ -211,21 +215,6 @@ def _link_tree(source: Path, target: Path) -> None:
                 path.chmod(stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode))
             else:
                 os.link(entry.path, path, follow_symlinks=False)
-
-
-def _link_compiled(source: Path, target: Path) -> None:
-    """Add to a root what the modules of another one were compiled to, as far as both have the same: what is above was made before."""
-    real = target.resolve()
-    for folder in source.rglob("__pycache__"):
-        place = real / folder.relative_to(source)
-        if place.parent.resolve() != place.parent or place.is_symlink():
-            continue
-        for file in folder.iterdir():
-            name = f"{file.name.partition('.')[0]}.py"
-            module, same = folder.parent / name, place.parent / name
-            if module.exists() and same.exists() and module.samefile(same) and not (place / file.name).exists():
-                place.mkdir(exist_ok=True)
-                os.link(file, place / file.name, follow_symlinks=False)
 
 
 def _fingerprint(root: Path) -> str:
